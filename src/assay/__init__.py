@@ -1,0 +1,1 @@
+"""assay: what a neural sequence model does with its memory, measured."""
