@@ -1,0 +1,119 @@
+"""Recording one call of a mixer: what went in and out of it and its sub-modules, and products with softmax weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass
+class MixerCall:
+    """One forward call of a mixer.
+
+    `inputs` and `outputs` hold, for every sub-module that ran (by its path), its first tensor argument (all of them in
+    `arguments`) and its first output tensor, in the order of the calls; the last call wins where a sub-module ran
+    twice. `products` holds (weights, values) for every product of softmax weights with values.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    output: Any = None
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    arguments: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    products: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    @property
+    def hidden_states(self) -> Tensor:
+        """What went into the mixer, (B, L, D)."""
+        return self.args[0] if self.args else self.kwargs["hidden_states"]  # type: ignore[no-any-return]
+
+
+class _SeeProducts(TorchFunctionMode):
+    """Notes `weights @ values` where weights came out of a softmax since the last product."""
+
+    def __init__(self, call: MixerCall) -> None:
+        super().__init__()
+        self.call = call
+        self.after_softmax = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name == "softmax":
+            self.after_softmax = result.shape[-1] > 1 and result.ndim >= 3
+        elif self.after_softmax and name in _PRODUCTS and len(args) >= 2:
+            weights, values = args[0], args[1]
+            # queries may be fewer than keys only with a cache, which is off
+            if isinstance(values, Tensor) and weights.ndim >= 3 and weights.shape[-1] == values.shape[-2]:
+                self.call.products.append((weights, values))
+                self.after_softmax = False
+        return result
+
+
+_PRODUCTS = {"matmul", "__matmul__", "bmm"}
+
+
+@contextmanager
+def record_calls(module: nn.Module, finished: Callable[[MixerCall], None]) -> Iterator[None]:
+    """While open, every forward call of `module` is recorded and handed to `finished` when it ends."""
+    running: list[tuple[MixerCall, _SeeProducts]] = []
+
+    def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = MixerCall(module, args, kwargs)
+        mode = _SeeProducts(call)
+        mode.__enter__()
+        running.append((call, mode))
+
+    def stop(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        call, mode = running.pop()
+        mode.__exit__(None, None, None)
+        call.output = output
+        finished(call)
+
+    def watch(path: str) -> Callable[..., None]:
+        def note(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not running:
+                return
+            call = running[-1][0]
+            call.arguments.pop(path, None)  # a later call moves to the end
+            call.arguments[path] = args
+            for store, value in ((call.inputs, args[0] if args else None), (call.outputs, _first(output))):
+                if isinstance(value, Tensor):
+                    store[path] = value
+
+        return note
+
+    handles = [
+        module.register_forward_pre_hook(start, with_kwargs=True),
+        module.register_forward_hook(stop),
+        *(child.register_forward_hook(watch(path)) for path, child in module.named_modules() if path),
+    ]
+    try:
+        yield
+    finally:
+        for _, mode in reversed(running):  # the forward raised: leave no mode behind
+            mode.__exit__(None, None, None)
+        for handle in handles:
+            handle.remove()
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) and output else output
+
+
+def flat_heads(tensor: Tensor, num_heads: int) -> Tensor:
+    """(B, L, H * C) -> (B, H, L, C)."""
+    return tensor.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def softplus(tensor: Tensor) -> Tensor:
+    """torch's softplus is linear above 20, as the models' own."""
+    return torch.nn.functional.softplus(tensor)

@@ -1,0 +1,44 @@
+"""Mamba-2 (SSD): one recurrence with a scalar transition for each head (Dao & Gu 2024, arXiv 2405.21060).
+
+`h_t = exp(Delta_t A) h_{t-1} + Delta_t B_t x_t,  y_t = C_t h_t + D x_t`; all channels of a head share it, B and C are
+shared by a group of heads. x, B and C come out of a short convolution, which is not part of T.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from assay.models.adapters._calls import MixerCall, flat_heads, softplus
+from assay.models.adapters._registry import Reading, adapter
+from assay.operators import RecurrentOperator
+
+
+def _is_mamba2(module: nn.Module) -> bool:
+    return type(module).__name__ in ("Mamba2Mixer", "BambaMixer")
+
+
+@adapter("Mamba2Mixer", "Mamba-2 and Bamba: state space duality, one recurrence for each head", matches=_is_mamba2)
+def read_mamba2(call: MixerCall) -> Reading:
+    """Operators with batch shape (B, H), state N, head_dim value channels each."""
+    mixer = call.module
+    heads, groups, state, inner = mixer.num_heads, mixer.n_groups, mixer.ssm_state_size, mixer.intermediate_size
+    projected = call.outputs["in_proj"]
+    _, convolved, delta = projected.split([inner, mixer.conv_dim, heads], dim=-1)
+    convolved = _short_convolution(convolved, mixer.conv1d, mixer.act)
+    if (mask := call.kwargs.get("attention_mask")) is not None:
+        convolved = convolved * mask[:, :, None].to(convolved.dtype)
+    x, B, C = convolved.split([inner, groups * state, groups * state], dim=-1)
+    B, C = (flat_heads(t, groups).repeat_interleave(heads // groups, dim=1).float() for t in (B, C))
+    step = softplus(delta.float() + mixer.dt_bias.float()).clamp(*mixer.time_step_limit).mT[..., None]  # (B, H, L, 1)
+    transition = torch.exp(-torch.exp(mixer.A_log.float())[:, None, None] * step)
+    operator = RecurrentOperator(transition, step * B, C, mixer.D.float()[:, None])
+    output = call.arguments["norm"][0]  # before the gated norm, (B, L, d_inner)
+    return Reading(operator, flat_heads(x.float(), heads), flat_heads(output, heads))
+
+
+def _short_convolution(x: Tensor, conv: nn.Conv1d, activation: nn.Module) -> Tensor:
+    """Causal and depthwise, (B, L, C) -> (B, L, C)."""
+    padding = conv.weight.shape[-1] - 1
+    y = nn.functional.conv1d(x.mT, conv.weight, conv.bias, padding=padding, groups=x.shape[-1])
+    return activation(y[..., : x.shape[1]].mT)  # type: ignore[no-any-return]

@@ -1,0 +1,91 @@
+"""The dense form: T as a matrix, as attention weights give it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from assay._errors import InputError
+from assay.operators._operator import SequenceOperator, check_finite, check_positions
+from assay.operators._spectrum import in_parallel, singular_values
+
+
+class DenseOperator(SequenceOperator):
+    """A causal matrix T.
+
+    Args:
+        matrix: (..., L, L), lower-triangular.
+        window: width of a sliding window, for the state size; None for all positions.
+
+    Raises `InputError` for a matrix that is not square, not finite, or not causal (an entry above the diagonal larger
+    than 1e-12 of the largest).
+
+    >>> T = torch.ones(4, 4).tril()  # a cumulative sum needs one number of state
+    >>> DenseOperator(T).singular_values([2])[0, 0].item()  # sqrt(i (L - i))
+    2.0
+    """
+
+    def __init__(self, matrix: Tensor, *, window: int | None = None) -> None:
+        if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2] or matrix.shape[-1] < 1:
+            raise InputError(f"matrix has shape {tuple(matrix.shape)}; expected (..., L, L)")
+        check_finite(matrix=matrix)
+        if matrix.numel() and matrix.triu(1).abs().max() > 1e-12 * matrix.abs().max():
+            raise InputError("matrix is not causal: it has entries above the diagonal")
+        self.matrix = matrix
+        self.attention_window = window
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.matrix.shape[:-2]
+
+    @property
+    def length(self) -> int:
+        return self.matrix.shape[-1]
+
+    def apply(self, values: Tensor) -> Tensor:
+        return self.matrix @ values.to(self.matrix.dtype)
+
+    def to_dense(self) -> Tensor:
+        return self.matrix
+
+    def state_size(self, positions: Sequence[int]) -> Tensor:
+        """i for the trivial realisation that keeps every past value; at most window - 1 with a sliding window."""
+        size = torch.tensor(check_positions(positions, self.length))
+        return size if self.attention_window is None else size.clamp(max=self.attention_window - 1)
+
+    def singular_values(self, positions: Sequence[int]) -> Tensor:
+        """Complexity: O(L min(i, L - i)^2) a position."""
+        return self._spectra(positions, gram=False)
+
+    def approximate_singular_values(self, positions: Sequence[int]) -> Tensor:
+        """As `singular_values` but from float64 Gram matrices: below 1e-6 of the largest they are noise."""
+        return self._spectra(positions, gram=True)
+
+    def _spectra(self, positions: Sequence[int], *, gram: bool) -> Tensor:
+        positions = check_positions(positions, self.length)
+
+        def spectrum(i: int) -> Tensor:
+            values = singular_values(self.matrix[..., i:, :i], gram=gram)
+            return torch.nn.functional.pad(values, (0, self.length // 2 - values.shape[-1]))
+
+        # large problems first, so that no worker is left with one at the end
+        order = sorted(range(len(positions)), key=lambda k: -min(positions[k], self.length - positions[k]))
+        found = in_parallel(spectrum, [positions[k] for k in order], device=self.matrix.device)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        if not found:
+            return self.matrix.new_zeros(*self.batch_shape, 0, self.length // 2, dtype=torch.float64)
+        return torch.stack([found[k] for k in back], dim=-2)
+
+    def window(self, start: int, stop: int) -> DenseOperator:
+        return self._like(self.matrix[..., start:stop, start:stop])
+
+    def __getitem__(self, index: int | slice | tuple[int | slice, ...]) -> DenseOperator:
+        return self._like(self.matrix[index])
+
+    def double(self) -> DenseOperator:
+        return self._like(self.matrix.double())
+
+    def _like(self, matrix: Tensor) -> DenseOperator:
+        return DenseOperator(matrix, window=self.attention_window)
