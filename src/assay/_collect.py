@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +120,7 @@ class Collector:
         most = max_attention_entropy(operator.length, operator.attention_window).numpy()
         entropy = _numpy(attention_entropy(weights))
         with np.errstate(invalid="ignore", divide="ignore"):
-            normalised = np.where(most > 0, entropy / most, np.nan)
+            normalised = np.where(most > 0, np.minimum(entropy / most, 1), np.nan)
         kept = {
             "entropy": entropy,
             "normalised_entropy": normalised,
@@ -141,7 +142,7 @@ class Collector:
     def ordered(self) -> list[MixerRecord]:
         """The mixers in the order of the layers, with their heads numbered."""
         records = sorted(self.records.values(), key=lambda record: record.layer)
-        for before, after in zip(records, records[1:], strict=False):
+        for before, after in itertools.pairwise(records):
             after.first_head = before.first_head + before.num_heads if before.layer == after.layer else 0
         return records
 
@@ -166,7 +167,7 @@ def _groups(reading: Reading) -> tuple[list[slice], Array]:
     if channels > 1 or heads <= CHANNEL_GROUPS:
         return [slice(h, h + 1) for h in range(heads)], np.full(heads, float(channels))
     edges = np.linspace(0, heads, CHANNEL_GROUPS + 1).astype(int).tolist()
-    groups = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    groups = [slice(a, b) for a, b in itertools.pairwise(edges)]
     return groups, np.array([float(group.stop - group.start) for group in groups])
 
 

@@ -1,9 +1,9 @@
 """Errors that assay raises for a user's mistake.
 
-    AssayError            any of them; the command line prints it as one line and exits with code 2
-    ├── InputError        an argument, text or file is not usable (also a ValueError)
-    ├── ModelError        a model cannot be found, loaded, run or fitted into memory (also a RuntimeError)
-    └── OutputError       the result cannot be written (also an OSError)
+AssayError            any of them; the command line prints it as one line and exits with code 2
+├── InputError        an argument, text or file is not usable (also a ValueError)
+├── ModelError        a model cannot be found, loaded, run or fitted into memory (also a RuntimeError)
+└── OutputError       the result cannot be written (also an OSError)
 """
 
 

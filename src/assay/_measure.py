@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from assay._collect import Array, Collector, Settings
+from assay._delimiters import KINDS, compared
 from assay._errors import InputError
 from assay._tables import make_report
-from assay.measures.modulation import positions_needed
 from assay.measures.state_size import check_tolerance
 from assay.measures.uncertainty import predictive_entropy, surprisal
 from assay.models.cache import cache_sizes
@@ -25,7 +25,6 @@ from assay.models.text import TokenisedText, check_vocabulary, read_text, tokeni
 from assay.models.trace import MixerTrace, check_layers, decoder_layers, trace
 from assay.report import Report
 
-DELIMITERS_COMPARED = 12  # of each kind, where positions are adaptive: each costs three evaluations
 STATES_KEPT = 4096  # hidden states of a layer that enter its geometry
 
 Progress = Callable[[float, str], None]
@@ -148,7 +147,7 @@ def _run(
     measurement = Measurement(tokens, collector, states, missing.copy(), missing.copy())
     for index, (start, stop) in enumerate(tokens.windows):
         ids = torch.tensor([tokens.ids[start:stop]], device=device)
-        required = _required(tokens, start, stop, settings)
+        required = _required(tokens, index, settings)
         what = f"window {index + 1} of {len(tokens.windows)}"
         done = 0
 
@@ -167,15 +166,10 @@ def _run(
     return measurement
 
 
-def _required(tokens: TokenisedText, start: int, stop: int, settings: Settings) -> list[int]:
+def _required(tokens: TokenisedText, window: int, settings: Settings) -> list[int]:
     """Positions that the comparison of delimiters with their surroundings needs."""
-    limit = None if settings.positions == "all" else max(2, DELIMITERS_COMPARED // len(tokens.windows))
-    needed: set[int] = set()
-    for kind in {*tokens.delimiters} - {""}:
-        where = [t - start for t in range(start, stop) if tokens.delimiters[t] == kind]
-        for pair in positions_needed(stop - start, where, limit=limit):
-            needed |= {pair.left, pair.at, pair.right}
-    return sorted(needed)
+    pairs = [pair for kind in KINDS for pair in compared(tokens, window, kind, every=settings.positions == "all")]
+    return sorted({position for pair in pairs for position in (pair.left, pair.at, pair.right)})
 
 
 def _thin(states: Tensor, kept: int) -> Tensor:
@@ -191,9 +185,7 @@ def _dtype(model: Any) -> torch.dtype:
     return model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
 
 
-def _meta(
-    loaded: LoadedModel, text_name: str, tokens: TokenisedText, settings: Settings, seed: int
-) -> dict[str, Any]:
+def _meta(loaded: LoadedModel, text_name: str, tokens: TokenisedText, settings: Settings, seed: int) -> dict[str, Any]:
     import transformers
 
     from assay import __version__

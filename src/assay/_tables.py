@@ -10,10 +10,10 @@ import pandas as pd
 import torch
 
 from assay._collect import Array, MixerRecord
+from assay._delimiters import KINDS, falls
 from assay._errors import InputError
-from assay.measures.geometry import alpha_req, eigenspectrum, rankme
+from assay.measures.geometry import alpha_req, effective_rank, eigenspectrum, rankme
 from assay.measures.interval import Interval, bootstrap_mean
-from assay.measures.modulation import delimiter_fall
 from assay.measures.recall import bigram_recall
 from assay.measures.uncertainty import bits_per_byte
 from assay.models.cache import CacheSize
@@ -24,8 +24,6 @@ from assay.report.schema import TABLES
 
 if TYPE_CHECKING:
     from assay._measure import Measurement
-
-KINDS = ("document", "paragraph", "sentence", "user")
 
 
 def make_report(
@@ -40,7 +38,7 @@ def make_report(
         "heads": collector.heads(),
         "state_size": collector.state_size(),
         "memory": _memory(records, tokens, caches, element_size),
-        "modulation": _modulation(records, tokens, seed),
+        "modulation": _modulation(records, tokens, every=collector.settings.positions == "all", seed=seed),
         "attention": collector.attention(),
         "geometry": _geometry(measurement),
         "uncertainty": {
@@ -95,34 +93,23 @@ def _memory(
     }
 
 
-def _modulation(records: list[MixerRecord], tokens: TokenisedText, seed: int) -> list[dict[str, Any]]:
+def _modulation(records: list[MixerRecord], tokens: TokenisedText, *, every: bool, seed: int) -> list[dict[str, Any]]:
     """The fall of ESS (in floats) at each kind of delimiter: over the whole model, and in each layer."""
     curves: dict[str, list[Array]] = {}
-    for index in range(len(tokens.windows)):
-        for record in records:
-            scope = curves.setdefault(f"layer {record.layer}", [])
-            if len(scope) > index:  # a second mixer in the same layer
-                scope[index] = scope[index] + record.evaluated[index]
-            else:
-                scope.append(record.evaluated[index])
+    for layer in sorted({record.layer for record in records}):
+        mixers = [record.evaluated for record in records if record.layer == layer]
+        curves[f"layer {layer}"] = [np.sum(window, axis=0) for window in zip(*mixers, strict=True)]
     if records:
-        layers = list(curves.values())
-        curves = {"model": [sum(c[1:], c[0]) for c in zip(*layers, strict=True)]} | curves
+        curves = {"model": [np.sum(window, axis=0) for window in zip(*curves.values(), strict=True)]} | curves
     rows = []
     for scope, windows in curves.items():
         for kind in KINDS:
-            falls = np.concatenate([_falls(curve, tokens, index, kind) for index, curve in enumerate(windows)])
-            if len(falls):
-                interval = bootstrap_mean(falls, seed=seed)
+            found = [falls(curve, tokens, index, kind, every=every) for index, curve in enumerate(windows)]
+            if len(together := np.concatenate(found)):
+                interval = bootstrap_mean(together, seed=seed)
                 rows.append({"scope": scope, "delimiter": kind, "n": interval.n, "fall": interval.mean}
                             | {"low": interval.low, "high": interval.high})  # fmt: skip
     return rows
-
-
-def _falls(curve: Array, tokens: TokenisedText, window: int, kind: str) -> Array:
-    start, stop = tokens.windows[window]
-    where = [t - start for t in range(start, stop) if tokens.delimiters[t] == kind]
-    return delimiter_fall(curve, where)
 
 
 def _geometry(measurement: Measurement) -> list[dict[str, Any]]:
@@ -132,15 +119,16 @@ def _geometry(measurement: Measurement) -> list[dict[str, Any]]:
         if not windows:
             continue
         states = torch.cat(windows)
-        row = {
+        eigenvalues = eigenspectrum(states)
+        row: dict[str, Any] = {
             "layer": layer,
-            "rankme_eigenvalues": float(rankme(states, "eigenvalues")),
+            "rankme_eigenvalues": float(effective_rank(eigenvalues)),
             "rankme_singular_values": float(rankme(states, "singular_values")),
             "num_samples": states.shape[0],
             "dimension": states.shape[1],
         }
         try:
-            fit = alpha_req(eigenspectrum(states))
+            fit = alpha_req(eigenvalues)
             row |= {"alpha_req": fit.alpha, "alpha_r2": fit.r2, "fit_first": fit.first, "fit_last": fit.last}
         except InputError:  # fewer than four directions: no power law to fit
             row |= {"alpha_req": np.nan, "alpha_r2": np.nan, "fit_first": None, "fit_last": None}
@@ -167,19 +155,19 @@ def _recall(tokens: TokenisedText, surprisal: Array) -> pd.DataFrame:
 def _summary(
     frames: dict[str, pd.DataFrame], records: list[MixerRecord], tokens: TokenisedText, surprisal: Array, seed: int
 ) -> dict[str, Any]:
-    scored = ~np.isnan(surprisal)
-    recall, memory = frames["recall"], frames["memory"]
+    scored = np.isfinite(surprisal)  # infinite where a model rules a token out
+    recall, memory = frames["recall"].replace(np.inf, np.nan).dropna(subset=["surprisal"]), frames["memory"]
     inside = frames["tokens"]["position"] > 0
     used = sum(float((r.channels @ r.entropy[w]).sum()) for r in records for w in range(len(r.entropy)))
     could = sum(float(r.channels.sum() * r.attainable[w].sum()) for r in records for w in range(len(r.entropy)))
     return {
-        "bits_per_byte": _number(bits_per_byte(surprisal[scored], int(tokens.num_bytes[scored].sum()))),
+        "bits_per_byte": _number(bits_per_byte(surprisal[scored], max(1, int(tokens.num_bytes[scored].sum())))),
         "total_ess_floats": _number(memory["ess_floats"][inside].mean()) if records else None,
         "total_cache_floats": _number(memory["cache_floats"][inside].mean()) if records else None,
         "utilisation": _number(used / could) if could else None,
         "interpolation_error": _number(max((e for r in records for e in r.error), default=np.nan)),
-        "hit_loss": _interval(bootstrap_mean(recall["surprisal"][recall["hit"]], seed=seed)),
-        "other_loss": _interval(bootstrap_mean(recall["surprisal"][~recall["hit"]], seed=seed)),
+        "hit_loss": _interval(bootstrap_mean(recall["surprisal"][recall["hit"].astype(bool)], seed=seed)),
+        "other_loss": _interval(bootstrap_mean(recall["surprisal"][~recall["hit"].astype(bool)], seed=seed)),
     }
 
 

@@ -8,10 +8,13 @@ are held at a time.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +78,7 @@ def trace(
     chosen = check_layers(layers, len(blocks))
     result = Trace(mixers=[], logits=input_ids.new_empty(0))
 
-    def finished(found: MixerTrace, call: MixerCall, adapter: Adapter | None) -> None:
+    def finished(found: MixerTrace, adapter: Adapter | None, call: MixerCall) -> None:
         _read(found, call, adapter, attention_mask)
         if on_mixer is not None:
             on_mixer(found)
@@ -96,7 +99,7 @@ def trace(
             if index in chosen:
                 for path, module, adapter in find_mixers(block):
                     found = MixerTrace(index, path, type(module).__name__)
-                    stack.enter_context(record_calls(module, lambda c, f=found, a=adapter: finished(f, c, a)))
+                    stack.enter_context(record_calls(module, partial(finished, found, adapter)))
         masks = {} if attention_mask is None else {"attention_mask": attention_mask}
         result.logits = model(input_ids=input_ids, use_cache=False, **masks).logits
     result.mixers.sort(key=lambda mixer: mixer.layer)
@@ -151,7 +154,10 @@ def find_mixers(block: nn.Module) -> list[tuple[str, nn.Module, Adapter | None]]
         inside = any(path.startswith(f"{other}.") for other, _, _ in found)
         if path and not inside and (adapter := adapter_for(module)) is not None:
             found.append((path, module, adapter))
-    return found or [(path, module, None) for path, module in block.named_children() if _may_mix(module)][:1]
+    if not found:
+        unknown = ((path, module) for path, module in block.named_children() if _may_mix(module))
+        found = [(path, module, None) for path, module in itertools.islice(unknown, 1)]
+    return found
 
 
 _DO_NOT_MIX = ("norm", "mlp", "feedforward", "ffn", "moe", "expert", "router", "dropout", "linear", "identity", "embed",
@@ -165,7 +171,7 @@ def _may_mix(module: nn.Module) -> bool:
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """The list of decoder layers: the shallowest `ModuleList` with the number of layers that the config states."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     count = getattr(text, "num_hidden_layers", None)
     lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]

@@ -44,6 +44,8 @@ def hankel_singular_values(A: Tensor, B: Tensor, C: Tensor, positions: Sequence[
 
 def _profile(A: Tensor, B: Tensor, C: Tensor, positions: Sequence[int]) -> Tensor:
     order = sorted(set(positions))
+    if not order:
+        return B.new_zeros(*B.shape[:-2], 0, B.shape[-1])
     length = B.shape[-2]
     if len(order) == length - 1 and length >= 64:
         spectra = _everywhere(A, B, C)

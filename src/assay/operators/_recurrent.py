@@ -94,10 +94,10 @@ class RecurrentOperator(SequenceOperator):
         return self._map(lambda tensor, event: tensor.narrow(tensor.ndim - event - 1, start, stop - start))
 
     def __getitem__(self, index: int | slice | tuple[int | slice, ...]) -> RecurrentOperator:
-        return self._map(lambda tensor, event: tensor[index])
+        return self._map(lambda tensor, _: tensor[index])
 
     def double(self) -> RecurrentOperator:
-        return self._map(lambda tensor, event: tensor.double())
+        return self._map(lambda tensor, _: tensor.double())
 
     def _map(self, change) -> RecurrentOperator:  # type: ignore[no-untyped-def]
         make = RecurrentOperator.pre_update if self._pre_update else RecurrentOperator

@@ -31,7 +31,7 @@ def singular_values(blocks: Tensor, *, gram: bool = False) -> Tensor:
         return torch.linalg.svdvals(blocks)
     try:
         return _from_gram(blocks) if gram else _from_qr(blocks)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         flat = blocks.reshape(-1, *blocks.shape[-2:])
         return torch.stack([_with_retries(block) for block in flat]).reshape(*blocks.shape[:-2], blocks.shape[-1])
 
@@ -55,7 +55,7 @@ def _with_retries(block: Tensor) -> Tensor:
     for routine in (_from_qr, _by_qr_iteration, _from_gram):
         try:
             return routine(block / scale) * scale
-        except (torch.linalg.LinAlgError, ValueError):
+        except (torch.linalg.LinAlgError, ValueError):  # type: ignore[attr-defined]
             continue
     return torch.full_like(block[0], torch.nan)
 

@@ -52,7 +52,7 @@ def _layers_that_differ(report: Report) -> str | None:
         return None
     least, most = layers.iloc[0], layers.iloc[-1]
     heads = report.heads.set_index("layer")["utilisation"]
-    low, high = (_of_heads(heads.loc[[row["layer"]]]) for row in (least, most))
+    low, high = (_of_heads(heads[heads.index == row["layer"]]) for row in (least, most))
     return (
         f"Layer {least['layer']} uses {_percent(least['utilisation'])} of the state it could {low}; "
         f"layer {most['layer']} uses {_percent(most['utilisation'])} {high}."
@@ -76,7 +76,7 @@ def _state_at_delimiters(report: Report) -> str | None:
         row = rows.sort_values("n").iloc[-1]
         change = "does not measurably change"
     else:
-        row = clear.loc[clear["fall"].abs().idxmax()]
+        row = clear.sort_values("fall", key=abs).iloc[-1]
         change = f"{'falls' if row['fall'] > 0 else 'rises'} by {abs(100 * row['fall']):.1f} %"
     low, high = sorted((100 * row["low"], 100 * row["high"]))
     if row["fall"] < 0 and not clear.empty:
@@ -89,7 +89,7 @@ def _first_token(report: Report) -> str | None:
     mass = report.heads.dropna(subset=["first_token_mass"])
     if mass.empty:
         return None
-    top = mass.loc[mass["first_token_mass"].idxmax()]
+    top = mass.sort_values("first_token_mass").iloc[-1]
     sinks = int((mass["first_token_mass"] > SINK).sum())
     return (
         f"Head {int(top['layer'])}.{int(top['head'])} attends to the first token with "
@@ -112,8 +112,8 @@ def _attention_entropy(report: Report) -> str | None:
 
 
 def _recall_of_bigrams(report: Report) -> str | None:
-    hits = report.recall[report.recall["hit"].astype(bool)]["surprisal"].dropna()
-    others = report.recall[~report.recall["hit"].astype(bool)]["surprisal"].dropna()
+    hits = report.recall[report.recall["hit"].astype(bool)]["surprisal"].replace(np.inf, np.nan).dropna()
+    others = report.recall[~report.recall["hit"].astype(bool)]["surprisal"].replace(np.inf, np.nan).dropna()
     if len(hits) < 5 or len(others) < 5:
         return None
     difference = bootstrap_difference(others.to_numpy(), hits.to_numpy())

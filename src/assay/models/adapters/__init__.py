@@ -15,6 +15,7 @@ from assay.models.adapters._registry import Reading as Reading
 from assay.models.adapters._registry import adapter as adapter
 from assay.models.adapters._registry import adapter_for as adapter_for
 from assay.models.adapters._registry import registered as registered
-from assay.models.adapters import mamba, mamba2, softmax  # isort: skip  (they register themselves)
+
+from assay.models.adapters import mamba, mamba2, softmax  # isort: skip # noqa: F401  (they register themselves)
 
 __all__ = ["Adapter", "MixerCall", "NotMeasuredError", "Reading", "adapter", "adapter_for", "flat_heads", "registered"]

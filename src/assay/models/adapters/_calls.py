@@ -21,7 +21,7 @@ class MixerCall:
     twice. `products` holds (weights, values) for every product of softmax weights with values.
     """
 
-    module: nn.Module
+    module: Any  # an nn.Module whose attributes its adapter knows
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     output: Any = None
@@ -69,12 +69,12 @@ def record_calls(module: nn.Module, finished: Callable[[MixerCall], None]) -> It
     def start(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         call = MixerCall(module, args, kwargs)
         mode = _SeeProducts(call)
-        mode.__enter__()
+        mode.__enter__()  # type: ignore[no-untyped-call]
         running.append((call, mode))
 
     def stop(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         call, mode = running.pop()
-        mode.__exit__(None, None, None)
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         call.output = output
         finished(call)
 
@@ -100,7 +100,7 @@ def record_calls(module: nn.Module, finished: Callable[[MixerCall], None]) -> It
         yield
     finally:
         for _, mode in reversed(running):  # the forward raised: leave no mode behind
-            mode.__exit__(None, None, None)
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         for handle in handles:
             handle.remove()
 

@@ -13,7 +13,6 @@ from assay.models.adapters._calls import MixerCall, softplus
 from assay.models.adapters._registry import Reading, adapter
 from assay.operators import RecurrentOperator
 
-
 _CLASSES = ("MambaMixer", "FalconMambaMixer", "JambaMambaMixer")
 
 

@@ -105,7 +105,7 @@ class _SelectiveScan(torch.autograd.Function):
         return grad_a, grad_x
 
 
-def _fast_scan(u, dt, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, **_) -> Tensor:
+def _fast_scan(u, dt, A, B, C, D=None, z=None, delta_bias=None, **_) -> Tensor:
     """transformers' ``mamba_selective_scan`` with the scan above; u, dt: (B, D, L); B, C: (B, N, L)."""
     dt = torch.nn.functional.softplus(dt + delta_bias[:, None]).permute(2, 0, 1).contiguous()  # (L, B, D)
     x = dt * u.permute(2, 0, 1)

@@ -1,0 +1,57 @@
+"""Tiny random models and a tiny tokenizer, made once for all tests; nothing here needs a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SENTENCES = [
+    "The tortoise lived under the stairs of a house with a loud clock. Every morning the clock struck seven!",
+    "It could count to four; after four it forgot where it was, and began again at one.\n\n",
+    "def count(pebbles):\n    return sum(1 for pebble in pebbles)\n\n",
+]
+TEXT = "\n\n".join(SENTENCES) * 3
+
+
+def make_tokenizer(**special: str) -> Any:
+    """A byte-level BPE of 300 entries: some words are one token, every byte has one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", **special)
+
+
+def make_gpt2(folder: Path, tokenizer: Any | None, **changes: Any) -> Path:
+    """A random GPT-2 of two layers, saved as transformers saves models."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 300, "n_positions": 64} | changes
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    """Read-only for tests: copy it to change it."""
+    return make_gpt2(tmp_path_factory.mktemp("models") / "tiny-gpt2", tiny_tokenizer)
