@@ -178,11 +178,11 @@ def _thin(states: Tensor, kept: int) -> Tensor:
 
 
 def _device(model: Any) -> torch.device:
-    return model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+    return model.get_input_embeddings().weight.device
 
 
 def _dtype(model: Any) -> torch.dtype:
-    return model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+    return model.get_input_embeddings().weight.dtype
 
 
 def _meta(loaded: LoadedModel, text_name: str, tokens: TokenisedText, settings: Settings, seed: int) -> dict[str, Any]:

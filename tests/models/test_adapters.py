@@ -129,7 +129,7 @@ def test_a_user_registers_an_adapter_of_their_own() -> None:
     try:
         first = trace(model, IDS).mixers[0]
         assert first.fidelity < 1e-6
-        check_adapter(lambda: model)
+        check_adapter(lambda: model, exceptions={"left padding": "the mean runs over the padding too"})
     finally:
         _REGISTRY.pop()
 
@@ -181,4 +181,4 @@ def test_the_contract_itself_can_fail() -> None:
     model.model.layers[0].self_attn = Unknown()
     with pytest.raises(AssertionError, match="'measured': Unknown: not supported"):
         check_adapter(lambda: model)
-    assert len(CHECKS) == 10
+    assert len(CHECKS) == 9

@@ -163,7 +163,9 @@ def _adaptive(evaluate, length: int, required: Sequence[int]):  # type: ignore[n
         new_entropy, new_counts = evaluate(middles)
         deviation = new_entropy - _at(torch.tensor(where), entropy, torch.tensor(middles))
         mean = _interpolate(torch.tensor(where), entropy, length).mean(-1, keepdim=True).clamp(min=1e-12)
-        square = (deviation / mean).square().nan_to_num(0).flatten(0, -2).mean(0)  # over the profiles of the batch
+        square = (
+            (deviation / mean).square().nan_to_num(0).reshape(-1, len(middles)).mean(0)
+        )  # over the profiles of the batch
         for middle, d2 in zip(middles, square.tolist(), strict=True):
             a, b = max(w for w in where if w < middle), min(w for w in where if w > middle)
             del missed[a, b]

@@ -111,6 +111,7 @@ def _read(found: MixerTrace, call: MixerCall, adapter: Adapter | None, attention
     if adapter is None:
         found.reason = f"not supported: {found.mixer}"
         return
+    call.attention_mask = attention_mask
     try:
         reading = adapter.read(call)
         found.fidelity = fidelity(reading, attention_mask)
@@ -127,6 +128,7 @@ def _read(found: MixerTrace, call: MixerCall, adapter: Adapter | None, attention
         found.reason = f"fidelity {found.fidelity:.1e} is above {limit:.0e}: the operator does not explain the output"
 
 
+@torch.no_grad()
 def fidelity(reading: Reading, attention_mask: Tensor | None = None) -> float:
     """`|T v - y| / |y|` over all tokens that are not padding: the output rebuilt in float64 against the mixer's own."""
     real = 1.0 if attention_mask is None else attention_mask[:, None, :, None].to(reading.output.device)

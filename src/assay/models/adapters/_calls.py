@@ -18,7 +18,8 @@ class MixerCall:
 
     `inputs` and `outputs` hold, for every sub-module that ran (by its path), its first tensor argument (all of them in
     `arguments`) and its first output tensor, in the order of the calls; the last call wins where a sub-module ran
-    twice. `products` holds (weights, values) for every product of softmax weights with values.
+    twice. `products` holds (weights, values) for every product of softmax weights with values. `attention_mask` is
+    that of the whole model, (B, L), 0 for padding, or None.
     """
 
     module: Any  # an nn.Module whose attributes its adapter knows
@@ -29,11 +30,12 @@ class MixerCall:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     arguments: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     products: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    attention_mask: Tensor | None = None
 
     @property
     def hidden_states(self) -> Tensor:
         """What went into the mixer, (B, L, D)."""
-        return self.args[0] if self.args else self.kwargs["hidden_states"]  # type: ignore[no-any-return]
+        return self.args[0] if self.args else self.kwargs["hidden_states"]
 
 
 class _SeeProducts(TorchFunctionMode):

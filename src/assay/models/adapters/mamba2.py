@@ -26,7 +26,7 @@ def read_mamba2(call: MixerCall) -> Reading:
     projected = call.outputs["in_proj"]
     _, convolved, delta = projected.split([inner, mixer.conv_dim, heads], dim=-1)
     convolved = _short_convolution(convolved, mixer.conv1d, mixer.act)
-    if (mask := call.kwargs.get("attention_mask")) is not None:
+    if (mask := call.attention_mask) is not None:
         convolved = convolved * mask[:, :, None].to(convolved.dtype)
     x, B, C = convolved.split([inner, groups * state, groups * state], dim=-1)
     B, C = (flat_heads(t, groups).repeat_interleave(heads // groups, dim=1).float() for t in (B, C))
@@ -41,4 +41,4 @@ def _short_convolution(x: Tensor, conv: nn.Conv1d, activation: nn.Module) -> Ten
     """Causal and depthwise, (B, L, C) -> (B, L, C)."""
     padding = conv.weight.shape[-1] - 1
     y = nn.functional.conv1d(x.mT, conv.weight, conv.bias, padding=padding, groups=x.shape[-1])
-    return activation(y[..., : x.shape[1]].mT)  # type: ignore[no-any-return]
+    return activation(y[..., : x.shape[1]].mT)

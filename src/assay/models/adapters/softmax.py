@@ -34,6 +34,8 @@ def read_softmax(call: MixerCall) -> Reading:
     weights, values = (_by_head(tensor, batch) for tensor in call.products[0])
     if weights.shape[-1] != length:
         raise NotMeasuredError(f"not supported: {name} (attends to {weights.shape[-1]} positions of {length})")
+    if call.attention_mask is not None:  # queries of padding attend to anything; they are cut off later
+        weights = weights * call.attention_mask[:, None, :, None].to(weights)
     output = _projection_input(call, batch * length * weights.shape[1] * values.shape[-1])
     values = values.expand(*weights.shape[:2], *values.shape[-2:])
     operator = DenseOperator(weights, window=_sliding_window(call.module, length))

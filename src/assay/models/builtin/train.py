@@ -171,8 +171,12 @@ def main() -> None:
             model.half().save_pretrained(folder)
             model.float()
     model.eval()
-    facts = dict(steps=steps, tokens=steps * batch * LENGTH, seconds=round(time.time() - started),
-                 held_out_bits_per_byte=round(bits_per_byte(model, tokenizer, held_out), 3), **recipe)  # fmt: skip
+    facts = recipe | {
+        "steps": steps,
+        "tokens": steps * batch * LENGTH,
+        "seconds": round(time.time() - started),
+        "held_out_bits_per_byte": round(bits_per_byte(model, tokenizer, held_out), 3),
+    }
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(facts)
 
