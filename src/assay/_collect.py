@@ -74,8 +74,8 @@ class Collector:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.records: dict[tuple[int, str], MixerRecord] = {}
-        self._rows: list[pd.DataFrame] = []
-        self._attention_rows: list[pd.DataFrame] = []
+        self._rows: list[tuple[MixerRecord, pd.DataFrame]] = []
+        self._attention_rows: list[tuple[MixerRecord, pd.DataFrame]] = []
 
     def add(self, found: MixerTrace, window: int, start: int, required: list[int]) -> None:
         """Measure one mixer in one window that begins at token `start`; ESS is needed at the `required` positions."""
@@ -111,8 +111,8 @@ class Collector:
         floats = np.full(length, np.nan)
         floats[profile.positions.numpy()] = record.channels @ entropy
         record.evaluated.append(floats)
-        self._rows.append(_state_size_rows(record, profile, entropy, tolerance, window, start))
-        if isinstance(reading.operator, DenseOperator):
+        self._rows.append((record, _state_size_rows(record, profile, entropy, tolerance, window, start)))
+        if record.kind == "attention" and isinstance(reading.operator, DenseOperator):
             self._measure_attention(record, reading.operator, start)
 
     def _measure_attention(self, record: MixerRecord, operator: DenseOperator, start: int) -> None:
@@ -131,13 +131,19 @@ class Collector:
         queries = np.unique(np.linspace(0, operator.length - 1, QUERIES_KEPT).astype(int))
         columns = _head_columns(record, len(queries)) | {"token": np.tile(start + queries, record.num_heads)}
         values = {name: array[:, queries].ravel() for name, array in kept.items()}
-        self._attention_rows.append(pd.DataFrame(columns | values))
+        self._attention_rows.append((record, pd.DataFrame(columns | values)))
 
     def state_size(self) -> pd.DataFrame | None:
-        return pd.concat(self._rows, ignore_index=True) if self._rows else None
+        return self._of_measured(self._rows)
 
     def attention(self) -> pd.DataFrame | None:
-        return pd.concat(self._attention_rows, ignore_index=True) if self._attention_rows else None
+        return self._of_measured(self._attention_rows)
+
+    def _of_measured(self, rows: list[tuple[MixerRecord, pd.DataFrame]]) -> pd.DataFrame | None:
+        """Without those of a mixer that failed in a later window; heads counted through a layer's mixers."""
+        self.ordered()
+        kept = [frame.assign(head=frame["head"] + record.first_head) for record, frame in rows if record.measured]
+        return pd.concat(kept, ignore_index=True) if kept else None
 
     def ordered(self) -> list[MixerRecord]:
         """The mixers in the order of the layers, with their heads numbered."""
@@ -181,7 +187,7 @@ def _numpy(values: Tensor) -> Array:
 
 
 def _head_columns(record: MixerRecord, each: int) -> dict[str, Any]:
-    heads = np.repeat(record.first_head + np.arange(record.num_heads), each)
+    heads = np.repeat(np.arange(record.num_heads), each)
     return {"layer": np.full(len(heads), record.layer), "head": heads}
 
 

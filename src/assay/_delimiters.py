@@ -9,7 +9,7 @@ from assay.measures.modulation import Comparison, delimiter_fall, positions_need
 from assay.models.text import TokenisedText
 
 KINDS = ("document", "paragraph", "sentence", "user")
-COMPARED = 12  # of each kind in the whole text, where positions are adaptive: each costs three evaluations
+COMPARED = 8  # of each kind in the whole text, where positions are adaptive: each costs three evaluations
 
 
 def compared(tokens: TokenisedText, window: int, kind: str, *, every: bool) -> list[Comparison]:

@@ -71,7 +71,10 @@ def measure(
         delimiters: strings that count as delimiters besides ends of documents, paragraphs and sentences.
         device, dtype: for a model given by name; "auto" takes a GPU if there is one, and float32.
         tolerance: absolute, for tolerance-ESS, above 0.
-        seed: of the bootstrap intervals.
+        text_name: what the report calls the text.
+        seed: of the bootstrap intervals, 0 or more.
+        trust_remote_code: let a model given by name run Python code that comes with it.
+        allow_pickle: let a model given by name load `.bin` weights where it has no safetensors.
         progress: is called with the share done (0 to 1) and what is being done.
 
     Raises `InputError` for an argument or text that cannot be used, `ModelError` where the model cannot be opened or
@@ -79,7 +82,7 @@ def measure(
     """
     started = time.perf_counter()
     report_progress = progress or (lambda _share, _what: None)
-    settings = _check(positions, tolerance, max_tokens)
+    settings = _check(positions, tolerance, max_tokens, seed)
     if text is None:
         text, text_name = read_text("builtin:text")
     report_progress(0.0, "opening the model")
@@ -103,11 +106,13 @@ def measure(
     return make_report(measurement, caches, meta, element_size=_dtype(loaded.model).itemsize, seed=seed)
 
 
-def _check(positions: str | int, tolerance: float, max_tokens: int) -> Settings:
+def _check(positions: str | int, tolerance: float, max_tokens: int, seed: int) -> Settings:
     if not (positions in ("adaptive", "all") or (isinstance(positions, int) and positions > 0)):
         raise InputError(f"positions is {positions!r}; expected 'adaptive', 'all' or a number k > 0 for every k-th")
     if max_tokens < 16:
         raise InputError(f"max_tokens is {max_tokens}; expected at least 16")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; expected 0 or more")
     check_tolerance(tolerance)
     return Settings(positions, tolerance)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -216,13 +215,11 @@ def test_an_unknown_dtype_names_the_nearest(tiny_gpt2_folder: Path) -> None:
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_allocated(folder: Path) -> None:
     change_config(folder, n_layer=96, n_head=96, n_embd=12288, vocab_size=50257, n_positions=2048)
-    started = time.monotonic()
     message = refused(folder, device="cpu")
 
     assert "needs about 7" in message
     assert "GB (weights 698 GB) in float32 for 2,048 tokens" in message
     assert "free on cpu" in message
-    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(

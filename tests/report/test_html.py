@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -145,14 +144,10 @@ def test_a_loaded_report_renders_the_same(tmp_path: Path) -> None:
     assert len(render(Report.load(tmp_path / "out"))) == pytest.approx(len(first), rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("layers", "heads", "length", "megabytes", "seconds"), [(12, 12, 512, 2.0, 5.0), (48, 32, 2048, 4.0, 20.0)]
-)
-def test_size_and_time(layers: int, heads: int, length: int, megabytes: float, seconds: float) -> None:
+@pytest.mark.parametrize(("layers", "heads", "length", "megabytes"), [(12, 12, 512, 2.0), (48, 32, 2048, 4.0)])
+def test_size(layers: int, heads: int, length: int, megabytes: float) -> None:
     report = synthetic_report(layers, heads, length, seed=1)
-    start = time.perf_counter()
     page = render(report)
-    assert time.perf_counter() - start < seconds  # a few seconds on a quiet machine
     assert len(page.encode()) <= megabytes * 1e6
     curves = data_of(page)["curves"]
     assert len(curves["heads"]) == layers * heads

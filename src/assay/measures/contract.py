@@ -50,7 +50,7 @@ def check_measure(measure: Measure, *, exceptions: Mapping[str, str] | None = No
     for name, check in checks.items():
         try:
             for x in inputs:
-                check(measure, x)
+                check(measure, x.clone())
         except AssertionError as error:
             if name not in exceptions:
                 raise AssertionError(f"measure contract, {measure.name}, {name!r}: {error}") from None

@@ -37,7 +37,10 @@ def cache_sizes(model: nn.Module, input_ids: Tensor) -> list[CacheSize] | None:
     None for a model that hands out no cache of the usual form.
     """
     short, long = 2, 4
+    training = model.training
+    model.eval()
     before, after = (_allocated(model, input_ids[:, :n]) for n in (short, long))
+    model.train(training)
     if before is None or after is None or len(before) != len(after):
         return None
     sizes = []

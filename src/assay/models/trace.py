@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from assay._errors import InputError, ModelError
 from assay.models.adapters import Adapter, MixerCall, NotMeasuredError, Reading, adapter_for
 from assay.models.adapters._calls import record_calls
+from assay.operators import DenseOperator
 
 FIDELITY_LIMIT = 1e-3
 HALF_PRECISION_LIMIT = 3e-2  # bfloat16 keeps 8 bits: a sum of rounded products is off by about 1 %
@@ -144,7 +145,7 @@ def fidelity(reading: Reading, attention_mask: Tensor | None = None) -> float:
 def _groups(reading: Reading) -> Iterator[slice]:
     """Heads that are rebuilt together, so that no float64 copy of a whole layer's attention is made."""
     (batch, heads), length = reading.operator.batch_shape, reading.operator.length
-    each = batch * length * (length if reading.kind == "attention" else reading.values.shape[-1])
+    each = batch * length * (length if isinstance(reading.operator, DenseOperator) else reading.values.shape[-1])
     step = max(1, 2**22 // each)
     return (slice(h, h + step) for h in range(0, heads, step))
 

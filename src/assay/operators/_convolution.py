@@ -1,4 +1,4 @@
-"""The convolutional form: T is Toeplitz, possibly gated on both sides."""
+"""The convolutional form: T is Toeplitz."""
 
 from __future__ import annotations
 

@@ -45,7 +45,8 @@ class DenseOperator(SequenceOperator):
         return self.matrix.shape[-1]
 
     def apply(self, values: Tensor) -> Tensor:
-        return self.matrix @ values.to(self.matrix.dtype)
+        dtype = torch.promote_types(self.matrix.dtype, values.dtype)
+        return self.matrix.to(dtype) @ values.to(dtype)
 
     def to_dense(self) -> Tensor:
         return self.matrix
@@ -88,4 +89,6 @@ class DenseOperator(SequenceOperator):
         return self._like(self.matrix.double())
 
     def _like(self, matrix: Tensor) -> DenseOperator:
-        return DenseOperator(matrix, window=self.attention_window)
+        operator = DenseOperator.__new__(DenseOperator)  # a part of what was checked already
+        operator.matrix, operator.attention_window = matrix, self.attention_window
+        return operator

@@ -23,6 +23,8 @@ def check_free(folder: Path, *, force: bool) -> None:
 def write_folder(folder: Path, files: dict[str, str], *, force: bool) -> None:
     """Write all files into `folder`, or none: they are written beside it first, then moved into place.
 
+    Into a folder that is there already (`force`) they are moved one after the other, in the order given.
+
     Raises `OutputError` where the folder is taken (unless `force`), or the disk is full or read-only.
     """
     check_free(folder, force=force)

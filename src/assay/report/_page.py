@@ -131,7 +131,7 @@ def _tokens(tokens: pd.DataFrame) -> dict[str, Any]:
 def _layers(layers: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
-            "layer": int(row.layer),
+            "layer": int(str(row.layer)),
             "mixer": visible(row.mixer, 80),
             "kind": visible(row.kind, 20),
             "measured": bool(row.measured),
@@ -208,10 +208,10 @@ def _curves(frame: pd.DataFrame, tokens: pd.DataFrame, marks: Array) -> dict[str
         heads.append([layer, head, grid, limit, pack(entropy[keep]), pack(tolerance[keep])])
     for layer in measured:
         own = [group[2] for group in groups if group[0] == layer]
-        rows = np.arange(own[0].start, own[-1].stop)
-        at, inverse = np.unique(token[rows], return_inverse=True)
+        span = np.arange(own[0].start, own[-1].stop)
+        at, inverse = np.unique(token[span], return_inverse=True)
         keep = thin(at, most, marks)
-        means = [_mean_by(inverse, v, len(at))[keep] for v in (attainable(rows), entropy[rows], tolerance[rows])]
+        means = [_mean_by(inverse, v, len(at))[keep] for v in (attainable(span), entropy[span], tolerance[span])]
         grid = grids.add(at[keep], packed=False)
         layers.append([layer, -1, grid, limits.add(means[0], packed=True), pack(means[1]), pack(means[2])])
     return {"grids": grids.arrays, "limits": limits.arrays, "heads": heads, "layers": layers}
@@ -238,10 +238,10 @@ def _entropy_curves(frame: pd.DataFrame, marks: Array) -> dict[str, Any]:
         heads.append([layer, head, grids.add(token[keep], packed=False), pack(entropy[keep])])
     for layer in measured:
         own = [group[2] for group in groups if group[0] == layer]
-        rows = np.arange(own[0].start, own[-1].stop)
-        at, inverse = np.unique(token[rows], return_inverse=True)
+        span = np.arange(own[0].start, own[-1].stop)
+        at, inverse = np.unique(token[span], return_inverse=True)
         keep = thin(at, most, marks)
-        mean = _mean_by(inverse, entropy[rows], len(at))[keep]
+        mean = _mean_by(inverse, entropy[span], len(at))[keep]
         layers.append([layer, -1, grids.add(at[keep], packed=False), pack(mean)])
     return {"grids": grids.arrays, "heads": heads, "layers": layers}
 

@@ -39,9 +39,12 @@ def _memory_used(report: Report) -> str | None:
     share = (inside["ess_floats"] / inside["cache_floats"]).replace(np.inf, np.nan).dropna()
     ess, cache = inside["ess_floats"].mean(), inside["cache_floats"].mean()
     low, high = share.quantile([0.1, 0.9])
+    subject, owner = (
+        ("the model carries", "its") if report.layers["measured"].all() else ("these layers carry", "their")
+    )
     return (
-        f"On this text the model carries {_count(ess)} numbers of state from token to token (entropy-ESS over all "
-        f"channels), {_percent(ess / cache)} of the {_count(cache)} that its cache holds; from position to position "
+        f"On this text {subject} {_count(ess)} numbers of state from token to token (entropy-ESS over all channels), "
+        f"{_percent(ess / cache)} of the {_count(cache)} that {owner} cache holds; from position to position "
         f"{_percent(low)} to {_percent(high)} (n = {len(share)} positions)."
     )
 
@@ -52,17 +55,17 @@ def _layers_that_differ(report: Report) -> str | None:
         return None
     least, most = layers.iloc[0], layers.iloc[-1]
     heads = report.heads.set_index("layer")["utilisation"]
-    low, high = (_of_heads(heads[heads.index == row["layer"]]) for row in (least, most))
+    low, high = (_of_heads(heads[heads.index == row["layer"]], row["kind"]) for row in (least, most))
     return (
         f"Layer {least['layer']} uses {_percent(least['utilisation'])} of the state it could {low}; "
         f"layer {most['layer']} uses {_percent(most['utilisation'])} {high}."
     )
 
 
-def _of_heads(utilisation: pd.Series[float]) -> str:
+def _of_heads(utilisation: pd.Series[float], kind: str) -> str:
     interval = bootstrap_mean(utilisation.to_numpy(dtype=float))
     ends = "" if np.isnan(interval.low) else f"[{100 * interval.low:.0f}, {100 * interval.high:.0f}], "
-    return f"({ends}n = {interval.n} heads)"
+    return f"({ends}n = {interval.n} {'heads' if kind == 'attention' else 'groups of channels'})"
 
 
 def _state_at_delimiters(report: Report) -> str | None:
@@ -117,10 +120,11 @@ def _recall_of_bigrams(report: Report) -> str | None:
     if len(hits) < 5 or len(others) < 5:
         return None
     difference = bootstrap_difference(others.to_numpy(), hits.to_numpy())
+    clear = difference.low > 0 or difference.high < 0
+    verdict = "" if clear else ", no measurable difference"
     return (
-        f"Tokens that complete a bigram already seen cost {hits.mean():.1f} bits, others {others.mean():.1f}: "
-        f"{difference.mean:.1f} bits less [{difference.low:.1f}, {difference.high:.1f}] "
-        f"(n = {len(hits)} and {len(others)})."
+        f"Tokens that complete a bigram already seen cost {hits.mean():.1f} bits, others {others.mean():.1f}{verdict} "
+        f"(saving [{difference.low:.1f}, {difference.high:.1f}] bits, n = {len(hits)} and {len(others)})."
     )
 
 

@@ -18,7 +18,7 @@ TABLES: dict[str, dict[str, str]] = {
         "layer": "index of the decoder layer",
         "module": "path of the mixer in the model",
         "mixer": "class of the mixer",
-        "kind": "'attention', 'recurrence' or '' where not measured",
+        "kind": "'attention', 'recurrence', another word of its adapter, or '' where not measured",
         "num_heads": "heads, or groups of channels",
         "num_channels": "value channels over all heads",
         "measured": "whether the layer was measured",
@@ -59,7 +59,7 @@ TABLES: dict[str, dict[str, str]] = {
         "token": "index in the whole text",
         "ess_floats": "entropy-ESS summed over channels and layers, entries",
         "ess_bytes": "the same in bytes of the model's dtype",
-        "cache_floats": "entries that the model's cache allocates at this position",
+        "cache_floats": "entries that the cache of the measured layers allocates at this position",
         "cache_bytes": "the same in bytes of the model's dtype",
     },
     "modulation": {

@@ -18,8 +18,9 @@ class MixerCall:
 
     `inputs` and `outputs` hold, for every sub-module that ran (by its path), its first tensor argument (all of them in
     `arguments`) and its first output tensor, in the order of the calls; the last call wins where a sub-module ran
-    twice. `products` holds (weights, values) for every product of softmax weights with values. `attention_mask` is
-    that of the whole model, (B, L), 0 for padding, or None.
+    twice. `products` holds (weights, values) for every product of softmax weights with values, `before_product` the
+    sub-modules that ran before the last of them. `attention_mask` is that of the whole model, (B, L), 0 for padding,
+    or None.
     """
 
     module: Any  # an nn.Module whose attributes its adapter knows
@@ -30,6 +31,7 @@ class MixerCall:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     arguments: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     products: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    before_product: set[str] = field(default_factory=set)
     attention_mask: Tensor | None = None
 
     @property
@@ -56,6 +58,7 @@ class _SeeProducts(TorchFunctionMode):
             # queries may be fewer than keys only with a cache, which is off
             if isinstance(values, Tensor) and weights.ndim >= 3 and weights.shape[-1] == values.shape[-2]:
                 self.call.products.append((weights, values))
+                self.call.before_product = set(self.call.arguments)
                 self.after_softmax = False
         return result
 

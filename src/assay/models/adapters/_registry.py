@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from assay.models.adapters._calls import MixerCall
-from assay.operators import DenseOperator, SequenceOperator
+from assay.operators import SequenceOperator
 
 
 class NotMeasuredError(Exception):
@@ -21,18 +21,15 @@ class Reading:
 
     `operator`: batch shape (B, H). `values`: (B, H, L, C). `output`: (B, H, L, C), the mixer's own output, read where
     it can be told apart from T's by a mistake: after T, before the output projection. `gate`: what the mixer multiplies
-    the output of T with before that place, (B, H, L, C), or None.
+    the output of T with before that place, (B, H, L, C), or None. `kind`: "attention" where T holds attention weights
+    (their entropy is then measured too), "recurrence", "convolution", or any other word for the report.
     """
 
     operator: SequenceOperator
     values: Tensor
     output: Tensor
     gate: Tensor | None = None
-
-    @property
-    def kind(self) -> str:
-        """'attention' for a dense operator, else 'recurrence'."""
-        return "attention" if isinstance(self.operator, DenseOperator) else "recurrence"
+    kind: str = "recurrence"
 
     def rebuilt(self) -> Tensor:
         """The output as the operator makes it, (B, H, L, C), float64."""
@@ -42,7 +39,12 @@ class Reading:
     def heads(self, chosen: slice) -> Reading:
         """The same for some of the heads."""
         gate = None if self.gate is None else self.gate[:, chosen]
-        return Reading(self.operator[:, chosen], self.values[:, chosen], self.output[:, chosen], gate)
+        parts = {
+            "operator": self.operator[:, chosen],
+            "values": self.values[:, chosen],
+            "output": self.output[:, chosen],
+        }
+        return replace(self, **parts, gate=gate)  # type: ignore[arg-type]
 
     def sample(self, index: int, start: int = 0, stop: int | None = None) -> Reading:
         """One sequence of the batch, without the padding outside start..stop; batch dimension 1."""

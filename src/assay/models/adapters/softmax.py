@@ -7,7 +7,6 @@ takes no value, rows sum to less than 1.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from assay.models.adapters._calls import MixerCall, flat_heads
@@ -39,7 +38,8 @@ def read_softmax(call: MixerCall) -> Reading:
     output = _projection_input(call, batch * length * weights.shape[1] * values.shape[-1])
     values = values.expand(*weights.shape[:2], *values.shape[-2:])
     operator = DenseOperator(weights, window=_sliding_window(call.module, length))
-    return Reading(operator, values, flat_heads(output.reshape(batch, length, -1), weights.shape[1]))
+    output = flat_heads(output.reshape(batch, length, -1), weights.shape[1])
+    return Reading(operator, values, output, kind="attention")
 
 
 def _by_head(tensor: Tensor, batch: int) -> Tensor:
@@ -48,15 +48,18 @@ def _by_head(tensor: Tensor, batch: int) -> Tensor:
 
 
 def _projection_input(call: MixerCall, size: int) -> Tensor:
-    """What entered the last matrix in the mixer: the heads' outputs side by side."""
-    for path in reversed(call.arguments):
+    """The heads' outputs side by side: what entered the last matrix after T, or what the module hands out itself."""
+    later = [path for path in call.arguments if path not in call.before_product]
+    for path in reversed(later):
         weight = getattr(call.module.get_submodule(path), "weight", None)
         if isinstance(weight, Tensor) and weight.ndim == 2:
-            found = call.inputs.get(path, torch.empty(0))
-            if found.numel() == size:
-                return found
+            found = call.inputs.get(path)
             break
-    raise NotMeasuredError(f"not supported: {type(call.module).__name__} (its output projection was not found)")
+    else:
+        found = call.output[0] if isinstance(call.output, tuple) else call.output
+    if not isinstance(found, Tensor) or found.numel() != size:
+        raise NotMeasuredError(f"not supported: {type(call.module).__name__} (its output projection was not found)")
+    return found
 
 
 def _sliding_window(module: nn.Module, length: int) -> int | None:

@@ -1,0 +1,1 @@
+"""Speed and memory against the direct method or a plain forward pass, as ratios in one run: `make bench`."""
