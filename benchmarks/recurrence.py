@@ -11,8 +11,8 @@ DIRECT = 1024
 LENGTHS = (1024, 4096, 16384, 65536)
 TEXT = """## One recurrence of state 16: singular values at every position, exact
 
-The direct method is `torch.linalg.svdvals` of every block `T[i:, :i]` in float64, with all threads. Target: at least 100
-times faster at L = 1,024, and time linear in L.
+The direct method is `torch.linalg.svdvals` of every block `T[i:, :i]` in float64, with all threads. Target: at least
+100 times faster at L = 1,024, and time linear in L.
 
 | L | assay, s | microseconds a position | direct, s | ratio | largest difference / largest singular value |
 |---:|---:|---:|---:|---:|---:|

@@ -6,7 +6,8 @@ import time
 
 TEXT = """## Start
 
-`assay --help`, a whole process, best of ten: **{seconds:.2f} s** (target: under 0.5 s). `import torch` alone: {torch:.1f} s.
+`assay --help`, a whole process, best of ten: **{seconds:.2f} s** (target: under 0.5 s).
+`import torch` alone: {torch:.1f} s.
 """
 
 
