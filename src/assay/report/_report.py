@@ -90,7 +90,7 @@ class Report:
             raise InputError(f"{path} is not a report: {error}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise InputError(f"{path} is not a report of format {FORMAT}; measure again with this version")
-        tables = {name: pd.DataFrame(data["tables"][name], columns=list(TABLES[name])) for name in TABLES}
+        tables = {name: _frame(data["tables"][name], list(TABLES[name])) for name in TABLES}
         return cls(meta=data["meta"], findings=[Finding(**finding) for finding in data["findings"]], **tables)
 
     def _repr_html_(self) -> str:
@@ -101,6 +101,14 @@ class Report:
             f'<iframe srcdoc="{escape(self.to_html(), quote=True)}" sandbox="allow-scripts" '
             'style="width:100%;height:900px;border:0" title="assay report"></iframe>'
         )
+
+
+def _frame(columns: dict[str, list[Any]], names: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(columns, columns=names)
+    for name in names:
+        if frame[name].isna().all():  # a column of None alone is one of missing numbers
+            frame[name] = frame[name].astype(float)
+    return frame
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:

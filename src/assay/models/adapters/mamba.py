@@ -28,7 +28,7 @@ def read_mamba(call: MixerCall) -> Reading:
     step = softplus(delta.float() @ mixer.dt_proj.weight.float().mT + mixer.dt_proj.bias.float())  # (B, L, d_inner)
     step = step.mT[..., None]  # (B, d_inner, L, 1)
     a = -torch.exp(mixer.A_log.float())[:, None]  # (d_inner, 1, N)
-    skip = mixer.D.float()[:, None]
+    skip = mixer.D.detach().float()[:, None]
     operator = RecurrentOperator(torch.exp(step * a), step * B.float()[:, None], C.float()[:, None], skip)
     gate = call.outputs["in_proj"].chunk(2, dim=-1)[1].float()
     return Reading(

@@ -32,7 +32,7 @@ def read_mamba2(call: MixerCall) -> Reading:
     B, C = (flat_heads(t, groups).repeat_interleave(heads // groups, dim=1).float() for t in (B, C))
     step = softplus(delta.float() + mixer.dt_bias.float()).clamp(*mixer.time_step_limit).mT[..., None]  # (B, H, L, 1)
     transition = torch.exp(-torch.exp(mixer.A_log.float())[:, None, None] * step)
-    operator = RecurrentOperator(transition, step * B, C, mixer.D.float()[:, None])
+    operator = RecurrentOperator(transition, step * B, C, mixer.D.detach().float()[:, None])
     output = call.arguments["norm"][0]  # before the gated norm, (B, L, d_inner)
     return Reading(operator, flat_heads(x.float(), heads), flat_heads(output, heads))
 
