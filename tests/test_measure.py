@@ -94,11 +94,11 @@ def test_summaries_are_means_of_the_tables(report: assay.Report) -> None:
 def test_the_cache_is_what_the_model_allocates(report: assay.Report) -> None:
     """2 layers, keys and values, 2 heads of 8, for each token seen."""
     assert report.memory["cache_floats"].iloc[:4].tolist() == [0, 64, 2 * 64, 3 * 64]
-    windowed = tf.MistralForCausalLM(tf.MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=3)).eval()
+    windowed = tf.MistralForCausalLM(tf.MistralConfig(**SIZE, num_key_value_heads=2, sliding_window=6)).eval()
     ids = torch.arange(4)[None] + 1
     sizes = cache_sizes(windowed, ids)
     assert sizes is not None
-    assert sizes[0].floats(6).tolist() == [0, 32, 64, 64, 64, 64]  # a window of 3 keeps 2 past tokens
+    assert sizes[0].floats(7).tolist() == [0, 32, 64, 96, 128, 160, 160]  # a window of 6 keeps 5 past tokens
     state = cache_sizes(mamba(), ids)
     assert state is not None
     assert state[0].floats(3).tolist() == [0, 64 * 16 + 64 * 4, 64 * 16 + 64 * 4]  # state and short convolution

@@ -44,6 +44,15 @@ CONFIGS = {
                                       n_groups=2, chunk_size=16, pad_token_id=0),
     "falcon_mamba": lambda: tf.FalconMambaConfig(**SMALL, num_hidden_layers=2, pad_token_id=0),
     "jamba": lambda: tf.JambaConfig(**GROUPED, attn_layer_period=2, attn_layer_offset=1, num_experts=2),
+    "granitemoehybrid": lambda: tf.GraniteMoeHybridConfig(
+        **GROUPED, layer_types=["mamba", "attention"], num_local_experts=2, num_experts_per_tok=1,
+        shared_intermediate_size=32, mamba_n_heads=8, mamba_d_head=16, mamba_d_state=16, mamba_chunk_size=16),
+    "nemotron_h": lambda: tf.NemotronHConfig(
+        **GROUPED, head_dim=16, layers_block_type=["mamba", "attention"], mamba_num_heads=8, mamba_head_dim=16,
+        ssm_state_size=16, n_groups=2, chunk_size=16),
+    "zamba2": lambda: tf.Zamba2Config(
+        **GROUPED, layers_block_type=["mamba", "hybrid"], hybrid_layer_ids=[1], mamba_d_state=16, mamba_headdim=16,
+        n_mamba_heads=8, mamba_ngroups=2, chunk_size=16, num_mem_blocks=1, adapter_rank=4),
     "bamba": lambda: tf.BambaConfig(**GROUPED, attn_layer_indices=[1], mamba_n_heads=8, mamba_d_head=16,
                                     mamba_d_state=16, mamba_chunk_size=16),
 }  # fmt: skip

@@ -8,7 +8,6 @@ are held at a time.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -157,19 +156,28 @@ def find_mixers(block: nn.Module) -> list[tuple[str, nn.Module, Adapter | None]]
         inside = any(path.startswith(f"{other}.") for other, _, _ in found)
         if path and not inside and (adapter := adapter_for(module)) is not None:
             found.append((path, module, adapter))
-    if not found:
-        unknown = ((path, module) for path, module in block.named_children() if _may_mix(module))
-        found = [(path, module, None) for path, module in itertools.islice(unknown, 1)]
-    return found
+    rest = [
+        (path, module)
+        for path, module in block.named_children()
+        if not any(other == path or other.startswith(f"{path}.") for other, _, _ in found) and _may_mix(module)
+    ]
+    unknown = [item for item in rest if _is_called_a_mixer(item[1])] or (rest[:1] if not found else [])
+    return found + [(path, module, None) for path, module in unknown]
 
 
-_DO_NOT_MIX = ("norm", "mlp", "feedforward", "ffn", "moe", "expert", "router", "dropout", "linear", "identity", "embed",
-               "activation")  # fmt: skip
+_DO_NOT_MIX = ("norm", "mlp", "feedforward", "ffn", "moe", "moeblock", "experts", "router", "dropout", "linear",
+               "identity", "embedding", "activation")  # fmt: skip
+_MIX = ("mixer", "mamba", "ssm", "deltanet", "recurrent", "shortconv", "rwkv", "xlstm", "lru", "hyena")
 
 
 def _may_mix(module: nn.Module) -> bool:
     name = type(module).__name__.lower()
-    return any(True for _ in module.parameters()) and not any(part in name for part in _DO_NOT_MIX)
+    return any(True for _ in module.parameters()) and not name.endswith(_DO_NOT_MIX)
+
+
+def _is_called_a_mixer(module: nn.Module) -> bool:
+    name = type(module).__name__.lower()
+    return any(word in name for word in _MIX)
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

@@ -13,12 +13,11 @@ from assay.models.adapters._calls import MixerCall, flat_heads, softplus
 from assay.models.adapters._registry import Reading, adapter
 from assay.operators import RecurrentOperator
 
-
-def _is_mamba2(module: nn.Module) -> bool:
-    return type(module).__name__ in ("Mamba2Mixer", "BambaMixer")
+_CLASSES = ("Mamba2Mixer", "BambaMixer", "GraniteMoeHybridMambaLayer", "NemotronHMamba2Mixer", "Zamba2MambaMixer")
 
 
-@adapter("Mamba2Mixer", "Mamba-2 and Bamba: state space duality, one recurrence for each head", matches=_is_mamba2)
+@adapter("Mamba2Mixer", "Mamba-2, Bamba, Granite hybrid, Nemotron-H, Zamba2: one recurrence for each head",
+         matches=lambda module: type(module).__name__ in _CLASSES)  # fmt: skip
 def read_mamba2(call: MixerCall) -> Reading:
     """Operators with batch shape (B, H), state N, head_dim value channels each."""
     mixer = call.module
