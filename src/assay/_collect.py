@@ -22,6 +22,7 @@ from assay.measures.attention import (
 from assay.measures.state_size import StateSizeProfile, state_size_profile
 from assay.models.adapters import Reading
 from assay.models.cache import CacheSize
+from assay.models.text import TokenisedText
 from assay.models.trace import MixerTrace
 from assay.operators import DenseOperator
 
@@ -165,6 +166,17 @@ class Collector:
     def layers(self, caches: list[CacheSize] | None) -> list[dict[str, Any]]:
         """Rows of the table of layers."""
         return [_layer_row(record, None if caches is None else caches[record.layer]) for record in self.ordered()]
+
+
+@dataclass
+class Measurement:
+    """What one run over all windows has gathered, before it becomes tables."""
+
+    tokens: TokenisedText
+    collector: Collector
+    hidden_states: list[list[Tensor]]
+    surprisal: Array
+    predictive_entropy: Array
 
 
 def _groups(reading: Reading) -> tuple[list[slice], Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from assay._collect import Array, Collector, Settings
+from assay._collect import Collector, Measurement, Settings
 from assay._delimiters import KINDS, compared
 from assay._errors import InputError
 from assay._tables import make_report
@@ -28,17 +27,6 @@ from assay.report import Report
 STATES_KEPT = 4096  # hidden states of a layer that enter its geometry
 
 Progress = Callable[[float, str], None]
-
-
-@dataclass
-class Measurement:
-    """What one run over all windows has gathered, before it becomes tables."""
-
-    tokens: TokenisedText
-    collector: Collector
-    hidden_states: list[list[Tensor]]
-    surprisal: Array
-    predictive_entropy: Array
 
 
 def measure(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from assay._collect import Array, MixerRecord
+from assay._collect import Array, Measurement, MixerRecord
 from assay._delimiters import KINDS, falls
 from assay._errors import InputError
 from assay.measures.geometry import alpha_req, effective_rank, eigenspectrum, rankme
@@ -21,9 +21,6 @@ from assay.models.text import TokenisedText
 from assay.report import Report
 from assay.report.findings import find
 from assay.report.schema import TABLES
-
-if TYPE_CHECKING:
-    from assay._measure import Measurement
 
 
 def make_report(

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from assay.report._report import Report
 from assay.report._text import finite, visible
+
+if TYPE_CHECKING:
+    from assay.report._report import Report
 
 Array = npt.NDArray[Any]
 

@@ -11,14 +11,16 @@ import json
 import re
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from assay.report._page import page_data
-from assay.report._report import Report
 from assay.report._text import decimal, duration, finite, float_bytes, number, percent, size, visible
+
+if TYPE_CHECKING:
+    from assay.report._report import Report
 
 MAX_FINDINGS = 7
 MAX_WARNINGS = 20
