@@ -9,7 +9,7 @@ from assay.measures.modulation import Comparison, delimiter_fall, positions_need
 from assay.models.text import TokenisedText
 
 KINDS = ("document", "paragraph", "sentence", "user")
-COMPARED = 8  # of each kind in the whole text, where positions are adaptive: each costs three evaluations
+COMPARED = 12  # of each kind in the whole text, where positions are adaptive: each costs three evaluations
 
 
 def compared(tokens: TokenisedText, window: int, kind: str, *, every: bool) -> list[Comparison]:
@@ -27,7 +27,7 @@ def falls(
 
 
 def _limit(tokens: TokenisedText) -> int:
-    return max(2, COMPARED // len(tokens.windows))
+    return -(-COMPARED // len(tokens.windows))
 
 
 def _delimiters(tokens: TokenisedText, window: int, kind: str) -> tuple[list[int], list[int], int]:

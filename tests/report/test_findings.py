@@ -73,7 +73,9 @@ def test_first_token(report: Report) -> None:
 def test_recall_of_bigrams(report: Report) -> None:
     report.recall["hit"] = [k % 4 == 0 for k in range(len(report.recall))]
     report.recall["surprisal"] = [2.0 if hit else 5.0 for hit in report.recall["hit"]]
-    assert "cost 2.0 bits, others 5.0 (saving [3.0, 3.0] bits" in rule("recall_of_bigrams", report)
+    assert "cost 2.0 bits, others 5.0: 3.0 bits less [3.0, 3.0] (n = " in rule("recall_of_bigrams", report)
+    report.recall["hit"] = ~report.recall["hit"].astype(bool)
+    assert "cost 5.0 bits, others 2.0: 3.0 bits more [3.0, 3.0] (n = " in rule("recall_of_bigrams", report)
     report.recall["surprisal"] = [float(k % 7) for k in range(len(report.recall))]
     assert "no measurable difference" in rule("recall_of_bigrams", report)
 

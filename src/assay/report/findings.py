@@ -120,11 +120,16 @@ def _recall_of_bigrams(report: Report) -> str | None:
     if len(hits) < 5 or len(others) < 5:
         return None
     difference = bootstrap_difference(others.to_numpy(), hits.to_numpy())
-    clear = difference.low > 0 or difference.high < 0
-    verdict = "" if clear else ", no measurable difference"
+    low, high = difference.low, difference.high
+    if low <= 0 <= high:
+        verdict = f"no measurable difference [{low:.1f}, {high:.1f}]"
+    elif low > 0:
+        verdict = f"{difference.mean:.1f} bits less [{low:.1f}, {high:.1f}]"
+    else:
+        verdict = f"{-difference.mean:.1f} bits more [{-high:.1f}, {-low:.1f}]"
     return (
-        f"Tokens that complete a bigram already seen cost {hits.mean():.1f} bits, others {others.mean():.1f}{verdict} "
-        f"(saving [{difference.low:.1f}, {difference.high:.1f}] bits, n = {len(hits)} and {len(others)})."
+        f"Tokens that complete a bigram already seen cost {hits.mean():.1f} bits, others {others.mean():.1f}: "
+        f"{verdict} (n = {len(hits)} and {len(others)})."
     )
 
 
