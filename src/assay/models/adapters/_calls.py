@@ -18,9 +18,9 @@ class MixerCall:
 
     `inputs` and `outputs` hold, for every sub-module that ran (by its path), its first tensor argument (all of them in
     `arguments`) and its first output tensor, in the order of the calls; the last call wins where a sub-module ran
-    twice. `products` holds (weights, values) for every product of softmax weights with values, `before_product` the
-    sub-modules that ran before the last of them. `attention_mask` is that of the whole model, (B, L), 0 for padding,
-    or None.
+    twice. `products` holds (weights, values) for every product of softmax weights with values; `gate` is what the
+    result of the last one was multiplied with afterwards, (B, H, L, C), or None; `behind` the tensor of its size that
+    entered a sub-module next, or None. `attention_mask` is that of the whole model, (B, L), 0 for padding, or None.
     """
 
     module: Any  # an nn.Module whose attributes its adapter knows
@@ -31,7 +31,8 @@ class MixerCall:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     arguments: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     products: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    before_product: set[str] = field(default_factory=set)
+    gate: Tensor | None = None
+    behind: Tensor | None = None
     attention_mask: Tensor | None = None
 
     @property
@@ -41,12 +42,14 @@ class MixerCall:
 
 
 class _SeeProducts(TorchFunctionMode):
-    """Notes `weights @ values` where weights came out of a softmax since the last product."""
+    """Notes `weights @ values` where weights came out of a softmax since the last product, and gates on its result."""
 
     def __init__(self, call: MixerCall) -> None:
         super().__init__()
         self.call = call
         self.after_softmax = False
+        self.result: Tensor | None = None  # of the last product and the gates since, (B, H, L, C)
+        self.size = 0  # of that result, until it has entered a sub-module
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
@@ -58,12 +61,41 @@ class _SeeProducts(TorchFunctionMode):
             # queries may be fewer than keys only with a cache, which is off
             if isinstance(values, Tensor) and weights.ndim >= 3 and weights.shape[-1] == values.shape[-2]:
                 self.call.products.append((weights, values))
-                self.call.before_product = set(self.call.arguments)
                 self.after_softmax = False
+                self.call.gate = self.call.behind = None
+                self.size, self.result = result.numel(), result if result.ndim == 4 else None
+        elif self.result is not None and name in _MULTIPLICATIONS and len(args) == 2:
+            self._see_gate(args[0], args[1], result) or self._see_gate(args[1], args[0], result)
         return result
+
+    def see_input(self, x: Any) -> None:
+        """A sub-module begins: the first input of the result's size, other than the mixer's own, is taken for it."""
+        if self.size and isinstance(x, Tensor) and x.numel() == self.size and x is not self.call.hidden_states:
+            self.call.behind, self.size, self.result = x, 0, None
+
+    def _see_gate(self, y: Any, gate: Any, gated: Tensor) -> bool:
+        """Whether `y` is the result so far, laid out in one of the usual ways; then `gate` is a gate on it."""
+        assert self.result is not None
+        if not isinstance(y, Tensor) or not isinstance(gate, Tensor) or y.numel() != self.result.numel():
+            return False
+        heads = self.result.shape[1]
+        for layout, back in _LAYOUTS:
+            if y.shape == layout(self.result).shape and torch.equal(y, layout(self.result)):
+                found = back(gate.broadcast_to(y.shape), heads)
+                self.call.gate = found if self.call.gate is None else self.call.gate * found
+                self.result = back(gated, heads)
+                return True
+        return False
 
 
 _PRODUCTS = {"matmul", "__matmul__", "bmm"}
+_MULTIPLICATIONS = {"mul", "__mul__", "__rmul__", "multiply"}
+# (B, H, L, C) in the layouts in which a mixer may multiply it, and the way back
+_LAYOUTS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor, int], Tensor]], ...] = (
+    (lambda y: y, lambda y, _: y),
+    (lambda y: y.transpose(1, 2), lambda y, _: y.transpose(1, 2)),
+    (lambda y: y.transpose(1, 2).flatten(2), lambda y, heads: flat_heads(y, heads)),
+)
 
 
 @contextmanager
@@ -83,6 +115,10 @@ def record_calls(module: nn.Module, finished: Callable[[MixerCall], None]) -> It
         call.output = output
         finished(call)
 
+    def arrive(_: nn.Module, args: tuple[Any, ...]) -> None:
+        if running and args:
+            running[-1][1].see_input(args[0])
+
     def watch(path: str) -> Callable[..., None]:
         def note(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if not running:
@@ -99,6 +135,7 @@ def record_calls(module: nn.Module, finished: Callable[[MixerCall], None]) -> It
     handles = [
         module.register_forward_pre_hook(start, with_kwargs=True),
         module.register_forward_hook(stop),
+        *(child.register_forward_pre_hook(arrive) for path, child in module.named_modules() if path),
         *(child.register_forward_hook(watch(path)) for path, child in module.named_modules() if path),
     ]
     try:

@@ -23,7 +23,7 @@ def _is_attention(module: nn.Module) -> bool:
 @adapter("softmax attention", "any architecture whose eager attention multiplies softmax weights with values",
          matches=_is_attention)  # fmt: skip
 def read_softmax(call: MixerCall) -> Reading:
-    """T: the softmax weights, (B, H, L, L); the output is read where it enters the output projection."""
+    """T: the softmax weights, (B, H, L, L); the output is read where it enters the next module, behind any gate."""
     name = type(call.module).__name__
     if not call.products:
         raise NotMeasuredError(f"not supported: {name}")
@@ -35,11 +35,11 @@ def read_softmax(call: MixerCall) -> Reading:
         raise NotMeasuredError(f"not supported: {name} (attends to {weights.shape[-1]} positions of {length})")
     if call.attention_mask is not None:  # queries of padding attend to anything; they are cut off later
         weights = weights * call.attention_mask[:, None, :, None].to(weights)
-    output = _projection_input(call, batch * length * weights.shape[1] * values.shape[-1])
+    output = _output(call, batch * length * weights.shape[1] * values.shape[-1])
     values = values.expand(*weights.shape[:2], *values.shape[-2:])
     operator = DenseOperator(weights, window=_sliding_window(call.module, length))
     output = flat_heads(output.reshape(batch, length, -1), weights.shape[1])
-    return Reading(operator, values, output, kind="attention")
+    return Reading(operator, values, output, call.gate, kind="attention")
 
 
 def _by_head(tensor: Tensor, batch: int) -> Tensor:
@@ -47,18 +47,13 @@ def _by_head(tensor: Tensor, batch: int) -> Tensor:
     return tensor if tensor.ndim == 4 else tensor.unflatten(0, (batch, -1))
 
 
-def _projection_input(call: MixerCall, size: int) -> Tensor:
-    """The heads' outputs side by side: what entered the last matrix after T, or what the module hands out itself."""
-    later = [path for path in call.arguments if path not in call.before_product]
-    for path in reversed(later):
-        weight = getattr(call.module.get_submodule(path), "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 2:
-            found = call.inputs.get(path)
-            break
-    else:
+def _output(call: MixerCall, size: int) -> Tensor:
+    """The heads' outputs side by side: what entered the next module after T, or what the mixer hands out itself."""
+    found = call.behind
+    if found is None:
         found = call.output[0] if isinstance(call.output, tuple) else call.output
     if not isinstance(found, Tensor) or found.numel() != size:
-        raise NotMeasuredError(f"not supported: {type(call.module).__name__} (its output projection was not found)")
+        raise NotMeasuredError(f"not supported: {type(call.module).__name__} (its output was not found)")
     return found
 
 
