@@ -64,6 +64,7 @@ def test_no_interval_no_sentence(report: Report) -> None:
 
 def test_first_token(report: Report) -> None:
     report.heads["first_token_mass"] = 0.1
+    assert rule("first_token", report).startswith("No head parks its attention on the first token")
     report.heads.loc[report.heads.index[6], "first_token_mass"] = 0.93  # layer 1, head 2
     assert rule("first_token", report) == (
         "Head 1.2 attends to the first token with 93 % of its mass; 1 of n = 12 heads give it more than half."

@@ -94,9 +94,14 @@ def _first_token(report: Report) -> str | None:
         return None
     top = mass.sort_values("first_token_mass").iloc[-1]
     sinks = int((mass["first_token_mass"] > SINK).sum())
+    name, share = f"{int(top['layer'])}.{int(top['head'])}", _percent(top["first_token_mass"])
+    if not sinks:
+        return (
+            f"No head parks its attention on the first token: head {name} most, with {share} (n = {len(mass)} heads)."
+        )
     return (
-        f"Head {int(top['layer'])}.{int(top['head'])} attends to the first token with "
-        f"{_percent(top['first_token_mass'])} of its mass; {sinks} of n = {len(mass)} heads give it more than half."
+        f"Head {name} attends to the first token with {share} of its mass; {sinks} of n = {len(mass)} heads give it "
+        "more than half."
     )
 
 
