@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from assay._collect import Array, Measurement, MixerRecord
 from assay._delimiters import KINDS, falls
@@ -18,6 +19,7 @@ from assay.measures.recall import bigram_recall
 from assay.measures.uncertainty import bits_per_byte
 from assay.models.cache import CacheSize
 from assay.models.text import TokenisedText
+from assay.operators._spectrum import in_parallel
 from assay.report import Report
 from assay.report.findings import find
 from assay.report.schema import TABLES
@@ -109,28 +111,31 @@ def _modulation(records: list[MixerRecord], tokens: TokenisedText, *, every: boo
     return rows
 
 
+@torch.no_grad()
 def _geometry(measurement: Measurement) -> list[dict[str, Any]]:
     """RankMe and alpha-ReQ of the token states after each layer; every token is a sample."""
-    rows = []
-    for layer, windows in enumerate(measurement.hidden_states):
-        if not windows:
-            continue
-        states = torch.cat(windows)
-        eigenvalues = eigenspectrum(states)
-        row: dict[str, Any] = {
-            "layer": layer,
-            "rankme_eigenvalues": float(effective_rank(eigenvalues)),
-            "rankme_singular_values": float(rankme(states, "singular_values")),
-            "num_samples": states.shape[0],
-            "dimension": states.shape[1],
-        }
-        try:
-            fit = alpha_req(eigenvalues)
-            row |= {"alpha_req": fit.alpha, "alpha_r2": fit.r2, "fit_first": fit.first, "fit_last": fit.last}
-        except InputError:  # fewer than four directions: no power law to fit
-            row |= {"alpha_req": np.nan, "alpha_r2": np.nan, "fit_first": None, "fit_last": None}
-        rows.append(row)
-    return rows
+    layers = [layer for layer, windows in enumerate(measurement.hidden_states) if windows]
+    return in_parallel(
+        lambda layer: _geometry_row(layer, torch.cat(measurement.hidden_states[layer])),
+        layers,
+        device=torch.device("cpu"),
+    )
+
+
+def _geometry_row(layer: int, states: Tensor) -> dict[str, Any]:
+    eigenvalues = eigenspectrum(states)
+    row: dict[str, Any] = {
+        "layer": layer,
+        "rankme_eigenvalues": float(effective_rank(eigenvalues)),
+        "rankme_singular_values": float(rankme(states, "singular_values")),
+        "num_samples": states.shape[0],
+        "dimension": states.shape[1],
+    }
+    try:
+        fit = alpha_req(eigenvalues)
+    except InputError:  # fewer than four directions: no power law to fit
+        return row | {"alpha_req": np.nan, "alpha_r2": np.nan, "fit_first": None, "fit_last": None}
+    return row | {"alpha_req": fit.alpha, "alpha_r2": fit.r2, "fit_first": fit.first, "fit_last": fit.last}
 
 
 def _recall(tokens: TokenisedText, surprisal: Array) -> pd.DataFrame:
