@@ -215,6 +215,46 @@ def test_a_layer_that_fails_later_leaves_no_rows(tokenizer: Any, monkeypatch: py
     assert set(report.state_size["layer"]) == set(report.heads["layer"]) == {1}
 
 
+class Twice(torch.nn.Module):
+    """Runs a block twice in a pass, and hands on two streams."""
+
+    def __init__(self, block: torch.nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, hidden_states: torch.Tensor, **options: Any) -> torch.Tensor:
+        return self.block(self.block(hidden_states, **options), **options)
+
+
+def test_a_layer_that_runs_twice_is_measured_the_first_time(tokenizer: Any) -> None:
+    plain = assay.measure(llama(), TEXT, tokenizer, max_tokens=128, positions=9)
+    model = llama()
+    model.model.layers[1] = Twice(model.model.layers[1])
+    report = assay.measure(model, TEXT, tokenizer, max_tokens=128, positions=9)
+
+    assert report.layers["measured"].all()
+    assert len(report.state_size) == len(plain.state_size)
+    assert np.allclose(report.heads["entropy_ess"], plain.heads["entropy_ess"])
+
+
+def test_states_of_several_streams_are_taken_side_by_side(tokenizer: Any) -> None:
+    """As models with hyper-connections carry them, (B, L, S, D) between the layers."""
+    model = llama()
+    model.model.layers[0].register_forward_hook(lambda _, __, out: torch.stack([out, out], 2))
+    model.model.layers[1].register_forward_pre_hook(lambda _, args: (args[0][:, :, 0], *args[1:]))
+    report = assay.measure(model, TEXT, tokenizer, max_tokens=40)
+    assert report.geometry["dimension"].tolist() == [32, 64, 32]
+
+
+def test_a_cache_that_cannot_be_told_apart_by_layer_is_missing(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("assay._measure")
+    real = module.cache_sizes
+    monkeypatch.setattr(module, "cache_sizes", lambda *arguments: real(*arguments)[:1])
+    report = assay.measure(llama(), TEXT, tokenizer, max_tokens=40)
+    assert report.memory["cache_floats"].isna().all()
+    assert report.layers["measured"].all()
+
+
 def test_a_model_in_use_is_left_as_it_was(tokenizer: Any) -> None:
     model = llama().train()
     model.set_attn_implementation("sdpa")

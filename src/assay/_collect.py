@@ -83,6 +83,8 @@ class Collector:
         record = self.records.setdefault(
             (found.layer, found.module), MixerRecord(found.layer, found.module, found.mixer)
         )
+        if len(record.entropy) > window:
+            return  # a layer that runs several times in a pass is measured the first time
         worst = np.fmax(record.fidelity, found.fidelity)
         record.fidelity = float(worst)
         if found.reading is None or not record.measured:

@@ -88,6 +88,8 @@ def measure(
         measurement = _run(loaded.model, tokens, settings, layers, report_progress)
         first = torch.tensor([tokens.ids[:4]], device=_device(loaded.model))
         caches = cache_sizes(loaded.model, first)
+        if caches is not None and len(caches) != len(decoder_layers(loaded.model)):
+            caches = None  # its entries cannot be told apart by layer
     report_progress(1.0, "writing down the findings")
     meta = _meta(loaded, text_name, tokens, settings, seed)
     meta["seconds"] = round(time.perf_counter() - started, 2)
@@ -151,7 +153,8 @@ def _run(
             done += 1
 
         def on_hidden(layer: int, hidden: Tensor) -> None:
-            states[layer].append(_thin(hidden[0], kept))
+            if len(states[layer]) == index:  # noqa: B023  (a layer may run several times in a pass)
+                states[layer].append(_thin(hidden[0].flatten(1), kept))  # some models carry several streams, (L, S, D)
 
         logits = trace(model, ids, layers=layers, on_mixer=on_mixer, on_hidden_states=on_hidden).logits[0]
         measurement.surprisal[start:stop] = surprisal(logits, ids[0]).double().cpu().numpy()

@@ -1,5 +1,7 @@
 """Every family of real models, built at random from its config: the operator is the mixer."""
 
+import weakref
+
 import pytest
 import torch
 import transformers as tf
@@ -8,7 +10,7 @@ import assay
 from assay.models.adapters import MixerCall, Reading, flat_heads
 from assay.models.adapters._registry import _REGISTRY
 from assay.models.contract import CHECKS, check_adapter
-from assay.models.trace import trace
+from assay.models.trace import MixerTrace, trace
 from assay.operators import DenseOperator, RecurrentOperator
 
 SIZE = dict(vocab_size=128, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
@@ -178,11 +180,30 @@ def test_layers_that_are_not_there_are_refused() -> None:
 
 
 def test_one_layer_of_attention_is_held_at_a_time() -> None:
-    """With a consumer no reading survives its own layer."""
-    alive = []
-    result = trace(tiny(), IDS, on_mixer=lambda m: alive.append(m.reading is not None))
-    assert alive == [True, True]
-    assert all(mixer.reading is None for mixer in result.mixers)
+    """With a consumer, the weights of a layer are gone from memory when the next layer's are there."""
+
+    def alive(keep: bool) -> list[list[bool]]:
+        """For each mixer, whether the weights of those before it are still there."""
+        seen: list[weakref.ref[torch.Tensor]] = []
+        found, kept = [], []
+
+        def consume(mixer: MixerTrace) -> None:
+            found.append([weights() is not None for weights in seen])
+            seen.append(weakref.ref(mixer.reading.operator.matrix))
+            kept.append(mixer.reading if keep else None)
+
+        trace(tiny("gpt2"), IDS, on_mixer=consume)
+        return found
+
+    assert alive(keep=False) == [[], [False]]
+    assert alive(keep=True) == [[], [True]]  # the control: a consumer that holds on to its reading
+
+
+def test_a_window_that_the_weights_do_not_keep_to_is_not_believed() -> None:
+    model = tiny("llama")
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = 5
+    assert trace(model, IDS).mixers[0].reading.operator.attention_window is None
 
 
 def test_the_contract_itself_can_fail() -> None:

@@ -43,20 +43,37 @@ def check_measure(measure: Measure, *, exceptions: Mapping[str, str] | None = No
     checks: dict[str, Callable[[Measure, Tensor], None]] = CHECKS | {
         name: _as_check(law) for name, law in measure.laws.items()
     }
+    inputs = [measure.example(Generator().manual_seed(seed)) for seed in range(draws)]
+
+    def on_every_input(check: Callable[[Measure, Tensor], None]) -> Callable[[], None]:
+        def run() -> None:
+            for x in inputs:
+                check(measure, x.clone())
+
+        return run
+
+    run_checks(
+        f"measure contract, {measure.name}", {name: on_every_input(check) for name, check in checks.items()}, exceptions
+    )
+
+
+def run_checks(what: str, checks: Mapping[str, Callable[[], None]], exceptions: Mapping[str, str] | None) -> None:
+    """Run every check; the first that fails without an exception, or passes in spite of one, is an `AssertionError`.
+
+    Raises `ValueError` for an exception that names no check.
+    """
     exceptions = dict(exceptions or {})
     if unknown := set(exceptions) - set(checks):
         raise ValueError(f"no check {sorted(unknown)[0]!r}; there are {', '.join(checks)}")
-    inputs = [measure.example(Generator().manual_seed(seed)) for seed in range(draws)]
     for name, check in checks.items():
         try:
-            for x in inputs:
-                check(measure, x.clone())
+            check()
         except AssertionError as error:
             if name not in exceptions:
-                raise AssertionError(f"measure contract, {measure.name}, {name!r}: {error}") from None
+                raise AssertionError(f"{what}, {name!r}: {error}") from None
         else:
             if name in exceptions:
-                raise AssertionError(f"measure contract, {measure.name}: {name!r} passes; take its exception out")
+                raise AssertionError(f"{what}: {name!r} passes; take its exception out")
 
 
 def _as_check(law: Law) -> Callable[[Measure, Tensor], None]:

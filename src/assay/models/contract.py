@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from assay.measures.contract import run_checks
 from assay.measures.state_size import state_size_profile
 from assay.models.adapters import Reading
 from assay.models.trace import MixerTrace, fidelity, trace
@@ -31,22 +33,11 @@ def check_adapter(make_model: Callable[[], nn.Module], *, exceptions: Mapping[st
         exceptions: {check: reason} for checks that cannot hold for this model. A name that is no check, or an exception
             whose check passes, is an error too, so the list stays true.
     """
-    exceptions = dict(exceptions or {})
-    if unknown := set(exceptions) - set(CHECKS):
-        raise ValueError(f"no check {sorted(unknown)[0]!r}; there are {', '.join(CHECKS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make_model().eval()
         ids = torch.randint(3, model.config.vocab_size, (2, LENGTH))  # type: ignore[union-attr,arg-type]
-    for name, check in CHECKS.items():
-        try:
-            check(model, ids)
-        except AssertionError as error:
-            if name not in exceptions:
-                raise AssertionError(f"adapter contract, {name!r}: {error}") from None
-        else:
-            if name in exceptions:
-                raise AssertionError(f"adapter contract: {name!r} passes; take its exception out")
+    run_checks("adapter contract", {name: partial(check, model, ids) for name, check in CHECKS.items()}, exceptions)
 
 
 def _measured(model: nn.Module, ids: Tensor) -> None:

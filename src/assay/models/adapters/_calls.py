@@ -154,8 +154,3 @@ def _first(output: Any) -> Any:
 def flat_heads(tensor: Tensor, num_heads: int) -> Tensor:
     """(B, L, H * C) -> (B, H, L, C)."""
     return tensor.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-
-
-def softplus(tensor: Tensor) -> Tensor:
-    """torch's softplus is linear above 20, as the models' own."""
-    return torch.nn.functional.softplus(tensor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from assay.models.adapters._calls import MixerCall, softplus
+from assay.models.adapters._calls import MixerCall
 from assay.models.adapters._registry import Reading, adapter
 from assay.operators import RecurrentOperator
 
@@ -25,7 +25,9 @@ def read_mamba(call: MixerCall) -> Reading:
     parts = call.outputs["x_proj"].split(sizes, dim=-1)  # (B, L, R), (B, L, N) twice
     # FalconMamba and Jamba normalise the three first
     delta, B, C = (call.outputs.get(f"{n}_layernorm", part) for n, part in zip(("dt", "b", "c"), parts, strict=True))
-    step = softplus(delta.float() @ mixer.dt_proj.weight.float().mT + mixer.dt_proj.bias.float())  # (B, L, d_inner)
+    step = nn.functional.softplus(
+        delta.float() @ mixer.dt_proj.weight.float().mT + mixer.dt_proj.bias.float()
+    )  # (B, L, d_inner)
     step = step.mT[..., None]  # (B, d_inner, L, 1)
     a = -torch.exp(mixer.A_log.float())[:, None]  # (d_inner, 1, N)
     skip = mixer.D.detach().float()[:, None]

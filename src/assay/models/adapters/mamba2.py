@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from assay.models.adapters._calls import MixerCall, flat_heads, softplus
+from assay.models.adapters._calls import MixerCall, flat_heads
 from assay.models.adapters._registry import Reading, adapter
 from assay.operators import RecurrentOperator
 
@@ -29,7 +29,9 @@ def read_mamba2(call: MixerCall) -> Reading:
         convolved = convolved * mask[:, :, None].to(convolved.dtype)
     x, B, C = convolved.split([inner, groups * state, groups * state], dim=-1)
     B, C = (flat_heads(t, groups).repeat_interleave(heads // groups, dim=1).float() for t in (B, C))
-    step = softplus(delta.float() + mixer.dt_bias.float()).clamp(*mixer.time_step_limit).mT[..., None]  # (B, H, L, 1)
+    step = (
+        nn.functional.softplus(delta.float() + mixer.dt_bias.float()).clamp(*mixer.time_step_limit).mT[..., None]
+    )  # (B, H, L, 1)
     transition = torch.exp(-torch.exp(mixer.A_log.float())[:, None, None] * step)
     operator = RecurrentOperator(transition, step * B, C, mixer.D.detach().float()[:, None])
     output = call.arguments["norm"][0]  # before the gated norm, (B, L, d_inner)

@@ -37,7 +37,10 @@ def read_softmax(call: MixerCall) -> Reading:
         weights = weights * call.attention_mask[:, None, :, None].to(weights)
     output = _output(call, batch * length * weights.shape[1] * values.shape[-1])
     values = values.expand(*weights.shape[:2], *values.shape[-2:])
-    operator = DenseOperator(weights, window=_sliding_window(call.module, length))
+    window = _sliding_window(call.module, length)
+    if window is not None and bool(weights.tril(-window).any()):
+        window = None  # the config names one that this layer does not keep to
+    operator = DenseOperator(weights, window=window)
     output = flat_heads(output.reshape(batch, length, -1), weights.shape[1])
     return Reading(operator, values, output, call.gate, kind="attention")
 
