@@ -55,7 +55,7 @@ def between(low: float, high):
 
 def ess_of_blocks(weights: Tensor) -> Tensor:
     """Entropy-ESS along attention, padded with queries that carry nothing new."""
-    return entropy_ess(DenseOperator(weights).singular_values(range(1, weights.shape[-1])))
+    return entropy_ess(DenseOperator(weights).hankel_singular_values(range(1, weights.shape[-1])))
 
 
 MEASURES = [

@@ -117,10 +117,10 @@ def state_size_profile(
 
 def _spectra(operator: SequenceOperator, where: Sequence[int], tolerance: float, exact: bool | None) -> Tensor:
     if not isinstance(operator, DenseOperator) or exact or (exact is None and operator.matrix.dtype == torch.float64):
-        return operator.singular_values(where)
+        return operator.hankel_singular_values(where)
     sigma = operator.approximate_singular_values(where)
     if exact is None and bool((sigma[..., :1] * GRAM_RESOLUTION > tolerance).any()):
-        return operator.singular_values(where)
+        return operator.hankel_singular_values(where)
     return sigma
 
 

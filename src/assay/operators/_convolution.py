@@ -1,4 +1,4 @@
-"""The convolutional form: T is Toeplitz."""
+"""The convolutional form: T is Toeplitz, or Toeplitz between two gates."""
 
 from __future__ import annotations
 
@@ -13,18 +13,34 @@ from assay.operators._operator import SequenceOperator, check_finite, check_posi
 
 
 class ConvolutionOperator(SequenceOperator):
-    """`T_ij = h_{i-j}`: a causal convolution with the kernel h, (..., L). Raises `InputError` where it is not finite.
+    """`T_ij = c_i h_{i-j} b_j`: a causal convolution with the kernel h, between gates on its output and input.
+
+    Args:
+        kernel: h, (..., L).
+        input_gate: b, (..., L), or None for 1.
+        output_gate: c, (..., L), or None for 1.
+
+    Raises `InputError` where one of them is not finite, or shapes disagree.
 
     >>> delay = ConvolutionOperator(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0]))
-    >>> (delay.singular_values([1, 3, 5]) > 0.5).sum(-1).tolist()  # min(2, i, L - i)
+    >>> (delay.hankel_singular_values([1, 3, 5]) > 0.5).sum(-1).tolist()  # min(2, i, L - i)
     [1, 2, 1]
     """
 
-    def __init__(self, kernel: Tensor) -> None:
+    def __init__(self, kernel: Tensor, *, input_gate: Tensor | None = None, output_gate: Tensor | None = None) -> None:
         if kernel.ndim < 1 or kernel.shape[-1] < 1:
             raise InputError(f"kernel has shape {tuple(kernel.shape)}; expected (..., L)")
-        check_finite(kernel=kernel)
-        self.kernel = kernel
+        given = {"kernel": kernel, "input_gate": input_gate, "output_gate": output_gate}
+        tensors = {name: tensor for name, tensor in given.items() if tensor is not None}
+        try:
+            shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors.values()))
+        except RuntimeError:
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+            raise InputError(f"shapes disagree: {shapes}; expected (..., L) each") from None
+        check_finite(**tensors)
+        self.kernel = kernel.expand(shape)
+        self.input_gate = None if input_gate is None else input_gate.expand(shape)
+        self.output_gate = None if output_gate is None else output_gate.expand(shape)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -36,29 +52,50 @@ class ConvolutionOperator(SequenceOperator):
 
     def apply(self, values: Tensor) -> Tensor:
         """By FFT in float64: O(L log L) a channel."""
+        dtype = torch.promote_types(self.kernel.dtype, values.dtype)
         size = 2 * self.length
+        v = values.double() if self.input_gate is None else self.input_gate.double()[..., None] * values.double()
         kernel = torch.fft.rfft(self.kernel.double(), size)[..., None]
-        y = torch.fft.irfft(kernel * torch.fft.rfft(values.double(), size, dim=-2), size, dim=-2)
-        return y[..., : self.length, :].to(torch.promote_types(self.kernel.dtype, values.dtype))
+        y = torch.fft.irfft(kernel * torch.fft.rfft(v, size, dim=-2), size, dim=-2)[..., : self.length, :]
+        return (y if self.output_gate is None else self.output_gate.double()[..., None] * y).to(dtype)
 
     def to_dense(self) -> Tensor:
         lag = torch.arange(self.length, device=self.kernel.device)
         lag = lag[:, None] - lag
-        return torch.where(lag >= 0, self.kernel[..., lag.clamp(min=0)], 0)
+        T = torch.where(lag >= 0, self.kernel[..., lag.clamp(min=0)], 0)
+        if self.input_gate is not None:
+            T = T * self.input_gate[..., None, :]
+        return T if self.output_gate is None else self.output_gate[..., :, None] * T
 
     def state_size(self, positions: Sequence[int]) -> Tensor:
-        """i: a kernel of full length has no smaller state that would serve every input-independent kernel."""
-        return torch.tensor(check_positions(positions, self.length))
+        """min(i, K - 1): the past values that a kernel reaching K - 1 steps back still needs."""
+        at = torch.tensor(check_positions(positions, self.length))
+        return at.clamp(max=self._reach())
 
-    def singular_values(self, positions: Sequence[int]) -> Tensor:
+    def _reach(self) -> int:
+        """The largest lag at which any kernel of the batch is not 0."""
+        used = (self.kernel != 0).reshape(-1, self.length).any(0).nonzero()
+        return int(used[-1]) if len(used) else 0
+
+    def hankel_singular_values(self, positions: Sequence[int]) -> Tensor:
         """Those of the Hankel blocks, formed densely: O(L min(i, L - i)^2) a position."""
-        return DenseOperator(self.to_dense()).singular_values(positions)
+        return DenseOperator(self.to_dense()).hankel_singular_values(positions)
 
     def window(self, start: int, stop: int) -> ConvolutionOperator:
-        return ConvolutionOperator(self.kernel[..., : stop - start])
+        gates = (None if g is None else g[..., start:stop] for g in (self.input_gate, self.output_gate))
+        return self._like(self.kernel[..., : stop - start], *gates)
 
     def __getitem__(self, index: int | slice | tuple[int | slice, ...]) -> ConvolutionOperator:
-        return ConvolutionOperator(self.kernel[index])
+        return self._like(*(None if t is None else t[index] for t in self._tensors()))
 
     def double(self) -> ConvolutionOperator:
-        return ConvolutionOperator(self.kernel.double())
+        return self._like(*(None if t is None else t.double() for t in self._tensors()))
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.kernel, self.input_gate, self.output_gate
+
+    def _like(
+        self, kernel: Tensor | None, input_gate: Tensor | None, output_gate: Tensor | None
+    ) -> ConvolutionOperator:
+        assert kernel is not None
+        return ConvolutionOperator(kernel, input_gate=input_gate, output_gate=output_gate)

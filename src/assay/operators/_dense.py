@@ -23,7 +23,7 @@ class DenseOperator(SequenceOperator):
     than 1e-12 of the largest).
 
     >>> T = torch.ones(4, 4).tril()  # a cumulative sum needs one number of state
-    >>> DenseOperator(T).singular_values([2])[0, 0].item()  # sqrt(i (L - i))
+    >>> DenseOperator(T).hankel_singular_values([2])[0, 0].item()  # sqrt(i (L - i))
     2.0
     """
 
@@ -56,12 +56,12 @@ class DenseOperator(SequenceOperator):
         size = torch.tensor(check_positions(positions, self.length))
         return size if self.attention_window is None else size.clamp(max=self.attention_window - 1)
 
-    def singular_values(self, positions: Sequence[int]) -> Tensor:
+    def hankel_singular_values(self, positions: Sequence[int]) -> Tensor:
         """Complexity: O(L min(i, L - i)^2) a position."""
         return self._spectra(positions, gram=False)
 
     def approximate_singular_values(self, positions: Sequence[int]) -> Tensor:
-        """As `singular_values` but from float64 Gram matrices: below 1e-6 of the largest they are noise."""
+        """As `hankel_singular_values` but from float64 Gram matrices: below 1e-6 of the largest they are noise."""
         return self._spectra(positions, gram=True)
 
     def _spectra(self, positions: Sequence[int], *, gram: bool) -> Tensor:

@@ -40,7 +40,7 @@ class SequenceOperator(ABC):
         """TSS, the theoretically realisable state size at each position: (P,), entries per channel."""
 
     @abstractmethod
-    def singular_values(self, positions: Sequence[int]) -> Tensor:
+    def hankel_singular_values(self, positions: Sequence[int]) -> Tensor:
         """Those of `T[i:, :i]` for each position i: (..., P, r), float64, descending, padded with zeros.
 
         A block for which no LAPACK routine converges is NaN throughout.

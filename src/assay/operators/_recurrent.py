@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,40 +16,81 @@ class RecurrentOperator(SequenceOperator):
     """`h_t = A_t h_{t-1} + B_t u_t,  y_t = C_t h_t + D_t u_t` with `h_{-1} = 0`, scalar u and y for each channel.
 
     Args:
-        A: transitions; (..., L, N) for diagonal ones, (..., L, N, N) for dense ones. Any of `...`, N may be 1 and is
-            expanded (a scalar transition is (..., L, 1)).
+        A: transitions. Diagonal: (..., L, N), where N may be 1 for a scalar one; dense: (..., L, N, N); block-diagonal
+            with K blocks: (..., L, K, N / K, N / K). Any of `...` may be 1 and is expanded.
         B: input vectors, (..., L, N).
         C: output vectors, (..., L, N).
         D: skip connection, (..., L), or None for none.
+        rank_one: (u, w), (..., L, N) each; the transition is then `diag(A_t) + u_t w_t^T` (DeltaNet, RWKV-7).
 
     The *post-update* convention of most libraries; a recurrence that reads its state before the update
     (`y_t = C_t h_{t-1} + D_t u_t`) is made by `RecurrentOperator.pre_update`.
+    The state of C channels that share an operator, as in `apply`, is a matrix (N, C); channels with a
+    recurrence each are a batch dimension.
     Raises `InputError` for shapes that disagree and entries that are not finite.
+
+    >>> ones = torch.ones(3, 1)
+    >>> RecurrentOperator(0.5 * ones, ones, ones).to_dense()
+    tensor([[1.0000, 0.0000, 0.0000],
+            [0.5000, 1.0000, 0.0000],
+            [0.2500, 0.5000, 1.0000]])
     """
 
-    def __init__(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None) -> None:
-        dense = A.ndim == B.ndim + 1
+    def __init__(
+        self,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        *,
+        rank_one: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        u, w = rank_one or (None, None)
+        given = {"A": A, "B": B, "C": C, "D": D, "u": u, "w": w}
         try:
-            shape = torch.broadcast_shapes(B.shape, C.shape, A.shape[:-1] if dense else A.shape)
-            self.A = A.expand(*shape, shape[-1]) if dense else A.expand(shape)
-            self.B, self.C = B.expand(shape), C.expand(shape)
-            self.D = None if D is None else D.expand(shape[:-1])
+            self._set(A, B, C, D, rank_one)
         except RuntimeError:
-            shapes = ", ".join(f"{n} {tuple(t.shape)}" for n, t in (("A", A), ("B", B), ("C", C)))
-            raise InputError(f"shapes disagree: {shapes}; expected A (..., L, N[, N]), B, C (..., L, N)") from None
-        check_finite(A=A, B=B, C=C, D=D)
+            shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in given.items() if t is not None)
+            raise InputError(
+                f"shapes disagree: {shapes}; expected A (..., L, N), (..., L, N, N) or (..., L, K, N/K, N/K), "
+                "B, C, u, w (..., L, N), D (..., L), and u, w only with a diagonal A"
+            ) from None
+        check_finite(**given)
         self._pre_update = False
 
+    def _set(self, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, rank_one: tuple[Tensor, Tensor] | None) -> None:
+        inner = max(0, A.ndim - B.ndim)  # 0 diagonal, 1 dense, 2 blocks
+        if inner > (2 if rank_one is None else 0):
+            raise RuntimeError
+        if inner == 2:
+            A = _block_diagonal(A)
+        vectors = torch.broadcast_shapes(B.shape, C.shape, *(t.shape for t in rank_one or ()))
+        shape = torch.broadcast_shapes(vectors, A.shape if inner == 0 else A.shape[:-1])
+        if shape[-1] != max(B.shape[-1], C.shape[-1]):  # the state has the size of its vectors
+            raise RuntimeError
+        self.A = A.expand(shape) if inner == 0 else A.expand(*shape, shape[-1])
+        self.B, self.C = B.expand(shape), C.expand(shape)
+        self.D = None if D is None else D.expand(shape[:-1])
+        self.rank_one = None if rank_one is None else (rank_one[0].expand(shape), rank_one[1].expand(shape))
+
     @classmethod
-    def pre_update(cls, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None) -> RecurrentOperator:
+    def pre_update(
+        cls,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        *,
+        rank_one: tuple[Tensor, Tensor] | None = None,
+    ) -> RecurrentOperator:
         """The convention of Parnichkun et al.: `s_{t+1} = A_t s_t + B_t u_t,  y_t = C_t s_t + D_t u_t`."""
-        operator = cls(A, B, C, D)
+        operator = cls(A, B, C, D, rank_one=rank_one)
         operator._pre_update = True
         return operator
 
     @property
     def is_diagonal(self) -> bool:
-        return self.A.ndim == self.B.ndim
+        return self.A.ndim == self.B.ndim and self.rank_one is None
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -60,7 +101,7 @@ class RecurrentOperator(SequenceOperator):
         return self.B.shape[-2]
 
     def apply(self, values: Tensor) -> Tensor:
-        """O(L N C) time, and the state is all the memory it needs besides the output."""
+        """O(L N C) time for diagonal(-plus-rank-one) transitions; the state is all the memory besides the output."""
         dtype = torch.promote_types(self.B.dtype, values.dtype)
         state = values.new_zeros(*self.batch_shape, self.B.shape[-1], values.shape[-1], dtype=dtype)
         outputs = []
@@ -68,12 +109,39 @@ class RecurrentOperator(SequenceOperator):
             B, C, v = self.B[..., t, :, None], self.C[..., t, None, :], values[..., t, None, :]
             if self._pre_update:
                 outputs.append(C @ state)
-            A = self.A[..., t, :, None] if self.is_diagonal else self.A[..., t, :, :]
-            state = (A * state if self.is_diagonal else A @ state) + B * v
+            state = self._advance(t, state) + B * v
             if not self._pre_update:
                 outputs.append(C @ state)
         y = torch.cat(outputs, dim=-2)
         return y if self.D is None else y + self.D[..., None] * values
+
+    def _advance(self, t: int, state: Tensor) -> Tensor:
+        """`A_t` times the state, (..., N, C)."""
+        if self.A.ndim > self.B.ndim:
+            return self.A[..., t, :, :] @ state
+        moved = self.A[..., t, :, None] * state
+        if self.rank_one is not None:
+            u, w = self.rank_one
+            moved = moved + u[..., t, :, None] * (w[..., t, None, :] @ state)
+        return moved
+
+    def transitions(self) -> Tensor:
+        """A as it is where it is diagonal, (..., L, N); otherwise as matrices, (..., L, N, N)."""
+        if self.rank_one is None:
+            return self.A
+        u, w = self.rank_one
+        return torch.diag_embed(self.A) + u[..., :, None] * w[..., None, :]
+
+    def read_before_update(self) -> RecurrentOperator:
+        """The same operator in the pre-update convention."""
+        if self._pre_update:
+            return self
+        A, C = self.transitions(), self.C
+        before = C * A if self.is_diagonal else (C[..., None, :] @ A).squeeze(-2)  # y_t = C_t (A_t h_{t-1} + B_t u_t)
+        through = (C * self.B).sum(-1)
+        return RecurrentOperator.pre_update(
+            self.A, self.B, before, through if self.D is None else self.D + through, rank_one=self.rank_one
+        )
 
     def to_dense(self) -> Tensor:
         """O(L^2 N): the response to each unit impulse."""
@@ -82,13 +150,11 @@ class RecurrentOperator(SequenceOperator):
     def state_size(self, positions: Sequence[int]) -> Tensor:
         return torch.full((len(check_positions(positions, self.length)),), self.B.shape[-1])
 
-    def singular_values(self, positions: Sequence[int]) -> Tensor:
+    def hankel_singular_values(self, positions: Sequence[int]) -> Tensor:
         """Time-varying Hankel singular values, without forming T. O(L N^2 + P N^3) for diagonal transitions."""
         positions = check_positions(positions, self.length)
-        A, B, C = self.A.double(), self.B.double(), self.C.double()
-        if not self._pre_update:  # y_t = C_t A_t h_{t-1} + ...
-            C = C * A if self.is_diagonal else (C[..., None, :] @ A).squeeze(-2)
-        return hankel_singular_values(A, B, C, positions)
+        operator = self.double().read_before_update()
+        return hankel_singular_values(operator.transitions(), operator.B, operator.C, positions)
 
     def window(self, start: int, stop: int) -> RecurrentOperator:
         return self._map(lambda tensor, event: tensor.narrow(tensor.ndim - event - 1, start, stop - start))
@@ -99,7 +165,19 @@ class RecurrentOperator(SequenceOperator):
     def double(self) -> RecurrentOperator:
         return self._map(lambda tensor, _: tensor.double())
 
-    def _map(self, change) -> RecurrentOperator:  # type: ignore[no-untyped-def]
+    def _map(self, change: Callable[[Tensor, int], Tensor]) -> RecurrentOperator:
+        """`change` is given each tensor and the number of its dimensions behind L."""
         make = RecurrentOperator.pre_update if self._pre_update else RecurrentOperator
-        A = change(self.A, 1 if self.is_diagonal else 2)
-        return make(A, change(self.B, 1), change(self.C, 1), None if self.D is None else change(self.D, 0))
+        A = change(self.A, 1 + self.A.ndim - self.B.ndim)
+        D = None if self.D is None else change(self.D, 0)
+        pair = None if self.rank_one is None else (change(self.rank_one[0], 1), change(self.rank_one[1], 1))
+        return make(A, change(self.B, 1), change(self.C, 1), D, rank_one=pair)
+
+
+def _block_diagonal(blocks: Tensor) -> Tensor:
+    """(..., K, b, b) -> (..., K b, K b)."""
+    count, size = blocks.shape[-3], blocks.shape[-1]
+    placed = blocks.new_zeros(*blocks.shape[:-3], count, size, count, size)
+    index = torch.arange(count, device=blocks.device)
+    placed[..., index, :, index, :] = blocks.movedim(-3, 0)
+    return placed.reshape(*blocks.shape[:-3], count * size, count * size)
