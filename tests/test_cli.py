@@ -286,3 +286,46 @@ def test_harmful_tokens_reach_neither_terminal_nor_page(
     assert "\x07" not in out
     assert "<script>alert(1)" not in page
     assert "\x1b" not in page
+
+
+def test_coverage_of_some_architectures(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "--coverage", "llama", "mamba"]) == 0
+    out, err = capfd.readouterr()
+
+    assert err == ""
+    assert ["llama", "2/2"] in [line.split()[:2] for line in out.splitlines()]
+    assert "MambaMixer (recurrence)" in out
+    assert "2 of 2 architectures are measured in full" in " ".join(out.split())
+    assert list(Path.cwd().iterdir()) == [Path.cwd() / "text.txt"]
+
+
+def test_coverage_as_markdown(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "--coverage", "--markdown", "gpt2"]) == 0
+    out, err = capfd.readouterr()
+
+    assert err == ""
+    assert out.startswith("# ")
+    assert out.splitlines()[-1].startswith("| `gpt2` | `GPT2Attention` (attention) | 2/2 | ")
+
+
+def test_help_of_models_imports_nothing_heavy_and_fits_a_screen() -> None:
+    code = "import sys; from assay import cli; cli.main(['models', '--help']); assert 'torch' not in sys.modules"
+    shown = python(code, env={**os.environ, "COLUMNS": "80"})
+
+    assert shown.returncode == 0, shown.stderr
+    options = [line for line in shown.stdout.splitlines() if line.strip().startswith("--")]
+    assert len(options) == 2
+    assert all(line.endswith("[off]") and len(line) <= 80 for line in options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["models", "llama"], "llama needs --coverage"),
+        (["models", "--markdown"], "--markdown needs --coverage"),
+        (["models", "--coverage", "llama", "lama"], "did you mean 'llama'?"),
+        (["models", "--coverage", "no\n\x1b[31m"], "no causal language model"),
+    ],
+)
+def test_mistakes_about_coverage(capfd: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert message in refused(capfd, *arguments)

@@ -132,9 +132,24 @@ def measure(
     _hand_over(report, folder, force=force, json=json, quiet=quiet)
 
 
-@app.command()
-def models() -> None:
-    """List built-in models and supported architectures."""
+@app.command(short_help="List built-in models and supported architectures.")
+def models(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="architectures for --coverage [all]")
+    ] = None,
+    coverage: Annotated[bool, _flag("--coverage", "measure a tiny model of every architecture [off]")] = False,
+    markdown: Annotated[bool, _flag("--markdown", "print the coverage as Markdown [off]")] = False,
+) -> None:
+    """List built-in models and what is read; or, with --coverage, what of transformers can be measured."""
+    if coverage:
+        _coverage(names, markdown=markdown)
+    elif names or markdown:
+        raise InputError(f"{names[0] if names else '--markdown'} needs --coverage; try: assay models --coverage")
+    else:
+        _list_models()
+
+
+def _list_models() -> None:
     from assay.models.adapters import registered
     from assay.models.load import builtin_models
 
@@ -147,6 +162,23 @@ def models() -> None:
     lines += [f"  {name:<18} {words}" for name, words in registered()]
     lines += ["A layer that none of them reads is reported as not supported; the others are still measured."]
     typer.echo("\n".join(lines))
+
+
+def _coverage(names: list[str] | None, *, markdown: bool) -> None:
+    from assay._progress import progress_bar
+
+    with progress_bar() as progress:
+        if progress is not None:
+            progress(0.0, "loading transformers")
+        from assay.models.coverage import coverage, print_table, to_markdown
+
+        rows = coverage(names, progress=progress)
+    if markdown:
+        sys.stdout.write(to_markdown(rows))
+    else:
+        from rich.console import Console
+
+        print_table(rows, Console())
 
 
 def _hand_over(report: Report, folder: Path | None, *, force: bool, json: bool, quiet: bool) -> None:
