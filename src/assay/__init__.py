@@ -9,6 +9,7 @@ Importing assay is cheap; torch is imported with the first name that needs it.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from assay._compress import compress as compress
     from assay._measure import measure as measure
     from assay.models.adapters import adapter as adapter
     from assay.models.load import load as load
@@ -30,6 +31,7 @@ __all__ = [
     "OutputError",
     "Report",
     "adapter",
+    "compress",
     "load",
     "measure",
     "trace",
@@ -39,6 +41,7 @@ _WHERE = {
     "Finding": "assay.report",
     "Report": "assay.report",
     "adapter": "assay.models.adapters",
+    "compress": "assay._compress",
     "load": "assay.models.load",
     "measure": "assay._measure",
     "trace": "assay.models.trace",

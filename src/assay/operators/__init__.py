@@ -3,6 +3,7 @@
 from assay.operators._convolution import ConvolutionOperator as ConvolutionOperator
 from assay.operators._dense import DenseOperator as DenseOperator
 from assay.operators._operator import SequenceOperator as SequenceOperator
+from assay.operators._realise import Realisation as Realisation
 from assay.operators._recurrent import RecurrentOperator as RecurrentOperator
 
-__all__ = ["ConvolutionOperator", "DenseOperator", "RecurrentOperator", "SequenceOperator"]
+__all__ = ["ConvolutionOperator", "DenseOperator", "Realisation", "RecurrentOperator", "SequenceOperator"]

@@ -50,6 +50,10 @@ class ConvolutionOperator(SequenceOperator):
     def length(self) -> int:
         return self.kernel.shape[-1]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.kernel.dtype
+
     def apply(self, values: Tensor) -> Tensor:
         """By FFT in float64: O(L log L) a channel."""
         dtype = torch.promote_types(self.kernel.dtype, values.dtype)

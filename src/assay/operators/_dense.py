@@ -44,6 +44,10 @@ class DenseOperator(SequenceOperator):
     def length(self) -> int:
         return self.matrix.shape[-1]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.matrix.dtype
+
     def apply(self, values: Tensor) -> Tensor:
         dtype = torch.promote_types(self.matrix.dtype, values.dtype)
         return self.matrix.to(dtype) @ values.to(dtype)

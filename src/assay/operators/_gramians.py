@@ -1,169 +1,217 @@
-"""Hankel singular values of a time-varying recurrence from square-root Gramians.
+"""Hankel singular values of a time-varying recurrence from its Gramians.
 
 For `s_{i+1} = A_i s_i + B_i u_i, y_i = C_i s_i` the block `H_i = T[i:, :i]` is the product of an observability and a
 controllability factor, so its singular values are those of the small matrix `G_i F_i`, where `F_i F_i^T` and
-`G_i^T G_i` are the two Gramians (time-varying Hankel theory: Dewilde & van der Veen 1998). The triangular factors are
-carried along by QR steps and never squared, so errors stay at rounding times `|G_i| |F_i|`.
+`G_i^T G_i` are the two Gramians (time-varying Hankel theory: Dewilde & van der Veen 1998). Both are carried along the
+sequence, in one of two forms:
 
-Shapes: A (..., L, N) or (..., L, N, N); B, C (..., L, N); factors (..., N, N).
+- exact: the triangular factors, by QR steps and never squared, so that errors stay at rounding times `|G_i| |F_i|`;
+- approximate: the Gramians themselves, by matrix products, which resolve singular values down to about the square
+  root of that.
+
+A (..., L, N) is a diagonal transition, A (..., L, N, N) a dense one; `rank_one` = (u, w), (..., L, N) each, makes a
+diagonal one `diag(A_t) + u_t w_t^T`. B and C are (..., L, N). Arguments may be float32; float64 is used inside.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from assay.operators._spectrum import in_parallel, singular_values
+from assay.operators._gramian_forms import EXACT, GRAM, Form
+from assay.operators._scan import scan
+from assay.operators._spectrum import Task, in_parallel, singular_values
+from assay.operators._steps import Steps, Stretches
 
-_BLOCK_BYTES = 2**26  # working memory for one group of operators
+_STRETCH = 32  # steps taken as one; as many as the state is large if that is more, so that memory stays O(L N)
+_TASK_BYTES = 2**23  # working memory of one task
+_KEPT_BYTES = 2**26  # factors that are kept until they are used
 
 
-def hankel_singular_values(A: Tensor, B: Tensor, C: Tensor, positions: Sequence[int]) -> Tensor:
-    """Singular values of `T[i:, :i]` at each position: (..., P, N), descending. All float64.
+def hankel_singular_values(
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    positions: Sequence[int],
+    rank_one: tuple[Tensor, Tensor] | None = None,
+    *,
+    pre_update: bool = True,
+) -> Tensor:
+    """Singular values of `T[i:, :i]` at each position: (..., P, N), float64, descending, exact to rounding.
 
-    Complexity O(L N^2 + P N^3) for diagonal A. Memory beyond the result does not grow with L squared.
+    `pre_update`: whether the output reads the state before the step's update, `y_t = C_t s_t`, or after it.
+    Complexity: O(L N^2 + P N^3) for diagonal transitions, with or without a rank-one part, and O((L + P) N^3) for
+    dense ones; where P is above 4 L / max(32, N), O(L N^3). Memory besides arguments and result: O(L N), whatever the
+    batch; dense transitions are never formed.
+    If an argument requires a gradient, through the dense blocks: O(L^2 N + P L^3), for small operators.
     """
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (A, B, C, *(rank_one or ()))):
+        return _differentiable(A, B, C, positions, rank_one, pre_update)
+    return _profile(A, B, C, positions, rank_one, pre_update, EXACT)[0]
+
+
+def approximate_hankel_singular_values(
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    positions: Sequence[int],
+    rank_one: tuple[Tensor, Tensor] | None = None,
+    *,
+    pre_update: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """As `hankel_singular_values` but faster, with the resolution at each position: (..., P, N) and (..., P).
+
+    A squared singular value is off by at most about `resolution^2`: those below the (absolute) resolution are noise.
+    It is `6e-8 sqrt(N sum_k P_kk Q_kk)` with the Gramians P and Q: about 1e-6 of the largest singular value, but more
+    where the contributions of many states cancel. Meant for entries that came in float32. Not differentiable.
+    Contributions below 1e-154 underflow to 0 when they are squared.
+    """
+    return _profile(A, B, C, positions, rank_one, pre_update, GRAM)
+
+
+@torch.no_grad()
+def _profile(
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    positions: Sequence[int],
+    rank_one: tuple[Tensor, Tensor] | None,
+    pre_update: bool,
+    form: Form,
+) -> tuple[Tensor, Tensor]:
     batch, (length, size) = B.shape[:-2], B.shape[-2:]
-    if B.requires_grad or A.requires_grad or C.requires_grad:
-        return _differentiable(A, B, C, positions)
-    count = math.prod(batch)
-    A, B, C = (tensor.reshape(count, *tensor.shape[len(batch) :]) for tensor in (A, B, C))
-    group = max(
-        1, min(_BLOCK_BYTES // (8 * size * max(length, size * len(positions))), -(-count // torch.get_num_threads()))
-    )
-    parts = in_parallel(
-        lambda k: _profile(A[k : k + group], B[k : k + group], C[k : k + group], positions),
-        range(0, count, group),
-        device=B.device,
-    )
-    return torch.cat(parts).reshape(*batch, len(positions), size)
+    count, where = math.prod(batch), sorted(set(positions))
+    spectra = B.new_zeros(count, len(where), size, dtype=torch.float64)
+    resolution = B.new_zeros(count, len(where), dtype=torch.float64)
+    if where and count:
+        A, B, C, *pair = (t.reshape(count, *t.shape[len(batch) :]) for t in (A, B, C, *(rank_one or ())))
+        u, w = pair or (None, None)
+        steps = Steps(A, B, C, u, w, pre_update)
+        step = min(length, max(_STRETCH, size))
+        few = len(where) <= 4 * length // step
+        group = max(1, _KEPT_BYTES // (16 * size**2 * (len(where) if few else -(-length // step))))
+        for start in range(0, count, group):
+            part = slice(start, start + group)
+            work = _Work(steps[part], where, step, form, spectra[part], resolution[part])
+            work.at_few() if few else work.at_many()
+    place = {position: k for k, position in enumerate(where)}
+    order = torch.tensor([place[i] for i in positions], dtype=torch.long, device=B.device)
+    number = len(positions)
+    return spectra[:, order].reshape(*batch, number, size), resolution[:, order].reshape(*batch, number)
 
 
-def _profile(A: Tensor, B: Tensor, C: Tensor, positions: Sequence[int]) -> Tensor:
-    order = sorted(set(positions))
-    if not order:
-        return B.new_zeros(*B.shape[:-2], 0, B.shape[-1])
-    length = B.shape[-2]
-    if len(order) == length - 1 and length >= 64:
-        spectra = _everywhere(A, B, C)
-    else:
-        spectra = singular_values(_observability(A, C, order) @ _controllability(A, B, order).mT)
-    index = {position: k for k, position in enumerate(order)}
-    return spectra[..., [index[i] for i in positions], :]
+@dataclass(frozen=True)
+class _Work:
+    """M recurrences whose spectra at the positions `where`, (M, P, N), and resolution, (M, P), are to be filled in.
 
-
-def _controllability(A: Tensor, B: Tensor, positions: Sequence[int]) -> Tensor:
-    """Upper-triangular `F_i^T` with `F_i F_i^T` the controllability Gramian: (..., P, N, N)."""
-    factor = B.new_zeros(*B.shape[:-2], B.shape[-1], B.shape[-1])
-    factors, start = [], 0
-    for stop in positions:
-        factor = _append(
-            factor,
-            *_inputs(A[..., start:stop, :] if _diagonal(A, B) else A[..., start:stop, :, :], B[..., start:stop, :]),
-        )
-        factors.append(factor)
-        start = stop
-    return torch.stack(factors, dim=-3)
-
-
-def _observability(A: Tensor, C: Tensor, positions: Sequence[int]) -> Tensor:
-    """Upper-triangular `G_i` with `G_i^T G_i` the observability Gramian: (..., P, N, N)."""
-    A, C = _reversed(A, C)
-    length = C.shape[-2]
-    return _controllability(A, C, [length - i for i in reversed(positions)]).flip(-3)
-
-
-def _reversed(A: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """The recurrence run backwards, in which C enters as an input.
-
-    `G_i` gathers `C_t A_{t-1} .. A_i` for t >= i. Running from the end, step t takes the rows so far times `A_t`, then
-    appends `C_t`: the same recursion as `F`, with `A_t^T` for the transition.
+    The sequence is cut into stretches of at most `step` steps. X stands for the controllability side (`F^T`, or P), Y
+    for the observability side (G, or Q), which runs backwards.
     """
-    if A.ndim == C.ndim:
-        return A.flip(-2), C.flip(-2)
-    return A.mT.flip(-3), C.flip(-2)
+
+    steps: Steps
+    where: list[int]
+    step: int
+    form: Form
+    spectra: Tensor
+    resolution: Tensor
+
+    def at_few(self) -> None:
+        """Stretches end at every position, so that both sides are known there."""
+        edges = sorted({*self.where, *range(0, self.steps.length, self.step), self.steps.length})
+        X, Y = self._sides(edges, set(self.where))
+        each = max(1, _TASK_BYTES // (8 * self._size**2 * len(self.where)))
+
+        def solve(start: int) -> None:
+            part = slice(start, start + each)
+            self.spectra[part], self.resolution[part] = self.form.spectrum(Y[part], X[part])
+
+        self._in_parallel(solve, range(0, self._count, each))
+
+    def at_many(self) -> None:
+        """Both sides are known where stretches end. Within, all stretches make one step at a time, side by side."""
+        edges = torch.tensor([*range(0, self.steps.length, self.step), self.steps.length])
+        starts, stops, at = edges[:-1], edges[1:], torch.tensor(self.where)
+        X, Y = self._sides(edges.tolist(), set(edges.tolist()))
+        units = max(1, _TASK_BYTES // (8 * self.step * self._size**2))
+        wide = max(1, min(units // self._count, -(-len(starts) // torch.get_num_threads())))
+        each = max(1, units // wide)
+
+        def solve(task: tuple[int, int]) -> None:
+            m, k = slice(task[0], task[0] + each), slice(task[1], task[1] + wide)
+            here = ((at > starts[k][0]) & (at <= stops[k][-1])).nonzero()[:, 0]
+            stretch = torch.searchsorted(stops[k], at[here])
+            forward = self.steps[m].between(starts[k], stops[k])
+            backward = self.steps[m].between(starts[k], stops[k], backwards=True)
+            x = self._within(forward, X[m, :-1][:, k], before=False)[:, stretch, stops[k][stretch] - at[here]]
+            y = self._within(backward, Y[m, 1:][:, k], before=True)[:, stretch, at[here] - starts[k][stretch] - 1]
+            self.spectra[m, here], self.resolution[m, here] = self.form.spectrum(y, x)
+
+        self._in_parallel(solve, [(m, k) for m in range(0, self._count, each) for k in range(0, len(starts), wide)])
+
+    def _sides(self, edges: list[int], wanted: set[int]) -> tuple[Tensor, Tensor]:
+        """X and Y at the wanted edges: (M, W, N, N) each."""
+        kept = [k for k, edge in enumerate(edges) if edge in wanted]
+        X, Y = (self.spectra.new_zeros(self._count, len(kept), self._size, self._size) for _ in range(2))
+        starts, stops = torch.tensor(edges[:-1]), torch.tensor(edges[1:])
+        dense = self.steps.A.ndim > self.steps.B.ndim
+        units = max(1, _TASK_BYTES // (32 * self.step * self._size * (self._size if dense else 1)))
+        each = min(units, -(-self._count // torch.get_num_threads()))
+        wide = max(1, units // each)
+
+        def run(task: tuple[int, bool]) -> None:
+            part, backwards = slice(task[0], task[0] + each), task[1]
+            steps, into, state = self.steps[part], (Y if backwards else X)[part], 0 * X[part, 0]
+            place = {k: n for n, k in enumerate(kept)}
+            groups = range(0, len(starts), wide)
+            for first in reversed(groups) if backwards else groups:
+                group = slice(first, first + wide)
+                one, rows = steps.between(starts[group], stops[group], backwards=backwards).as_one()
+                order = range(rows.shape[1])
+                for k in reversed(order) if backwards else order:
+                    state = self.form.append(state, one.stretch(k), rows[:, k])
+                    edge = first + k + (0 if backwards else 1)
+                    if edge in place:
+                        into[:, place[edge]] = state
+
+        self._in_parallel(run, [(m, backwards) for m in range(0, self._count, each) for backwards in (False, True)])
+        return X, Y
+
+    def _within(self, stretches: Stretches, state: Tensor, *, before: bool) -> Tensor:
+        """The side before or after each step, the newest step first: (M, S, T, N, N)."""
+        kept = []
+        for t in reversed(range(stretches.B.shape[2])):
+            after = self.form.append(state, stretches.transition(t), stretches.B[:, :, t, None, :])
+            kept.append(state if before else after)
+            state = after
+        return torch.stack(kept[::-1], dim=2)
+
+    @property
+    def _count(self) -> int:
+        return self.spectra.shape[0]
+
+    @property
+    def _size(self) -> int:
+        return self.spectra.shape[-1]
+
+    def _in_parallel(self, work: Callable[[Task], None], tasks: Sequence[Task]) -> None:
+        in_parallel(work, tasks, device=self.spectra.device)
 
 
-def _inputs(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """A segment of steps as one: its transition, and the rows `(A_last .. A_{j+1} B_j)^T`."""
-    if A.ndim == B.ndim:
-        tail = torch.ones_like(A)  # products of the transitions after j: no ratios, underflow ends in 0
-        if A.shape[-2] > 1:
-            tail[..., :-1, :] = A[..., 1:, :].flip(-2).cumprod(-2).flip(-2)
-        return tail[..., 0, :] * A[..., 0, :], tail * B
-    transition = A[..., -1, :, :]
-    rows = [B[..., -1, :]]
-    for t in range(A.shape[-3] - 2, -1, -1):
-        rows.append((transition @ B[..., t, :, None]).squeeze(-1))
-        transition = transition @ A[..., t, :, :]
-    return transition, torch.stack(rows[::-1], dim=-2)
-
-
-def _append(factor: Tensor, transition: Tensor, rows: Tensor) -> Tensor:
-    """R of QR([F^T A^T; rows])."""
-    moved = factor * transition[..., None, :] if transition.ndim < factor.ndim else factor @ transition.mT
-    return torch.linalg.qr(torch.cat([moved, rows], dim=-2), mode="r").R
-
-
-def _diagonal(A: Tensor, B: Tensor) -> bool:
-    return A.ndim == B.ndim
-
-
-def _everywhere(A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """All positions 1..L-1. About sqrt(L) chunks step side by side, so only about 3 sqrt(L) steps are sequential."""
+def _differentiable(
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    positions: Sequence[int],
+    rank_one: tuple[Tensor, Tensor] | None,
+    pre_update: bool,
+) -> Tensor:
+    """Through the dense blocks, where autograd can follow."""
     length, size = B.shape[-2:]
-    step = math.isqrt(length)
-    chunks = -(-length // step)
-    padding = chunks * step - length  # steps that keep the state, take no input and give no output
-    A = torch.cat([A, _identity_steps(A, B, padding)], dim=1)
-    B, C = (torch.nn.functional.pad(tensor, (0, 0, 0, padding)) for tensor in (B, C))
-
-    F = _chunked_factors(A, B, step)  # (K, step, count, N, N): at the start of every step
-    G = _chunked_factors(*_reversed(A, C), step)
-    count = len(B)
-    F = F.reshape(-1, count, size, size)[1:length]  # F_1 .. F_{L-1}
-    G = G.reshape(-1, count, size, size)[padding + 1 :].flip(0)  # G_L is empty: G_{L-1} comes after one step
-    spectra = [singular_values(g @ f.mT) for g, f in zip(G.split(4096), F.split(4096), strict=True)]
-    return torch.cat(spectra).transpose(0, 1)
-
-
-def _identity_steps(A: Tensor, B: Tensor, steps: int) -> Tensor:
-    if _diagonal(A, B):
-        return A.new_ones(len(A), steps, A.shape[-1])
-    return torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand(len(A), steps, -1, -1)
-
-
-def _chunked_factors(A: Tensor, B: Tensor, step: int) -> Tensor:
-    """`F_t^T` before each step t = 0, 1, ..: (K, step, count, N, N)."""
-    count, length, size = B.shape
-    starts = list(range(step, length, step))
-    zero = B.new_zeros(count, 1, size, size)
-    first = torch.cat([zero, _controllability(A, B, starts)], dim=1) if starts else zero  # (count, K, N, N)
-    A = A.reshape(count, -1, step, *A.shape[2:])
-    B = B.reshape(count, -1, step, size)
-    factors = [first]
-    for t in range(step - 1):
-        transition = A[:, :, t]
-        factors.append(_append(factors[-1], transition, B[:, :, t, None, :]))
-    return torch.stack(factors, dim=2).permute(1, 2, 0, 3, 4)
-
-
-def _differentiable(A: Tensor, B: Tensor, C: Tensor, positions: Sequence[int]) -> Tensor:
-    """Through the dense blocks, where autograd can follow: for small operators, as in a regulariser's test."""
-    length, size = B.shape[-2:]
-    rows = []
-    for i in range(length):
-        row, carried = [], C[..., i, :]
-        for j in range(i - 1, -1, -1):
-            row.append((carried * B[..., j, :]).sum(-1))
-            carried = (
-                carried * A[..., j, :] if _diagonal(A, B) else (carried[..., None, :] @ A[..., j, :, :]).squeeze(-2)
-            )
-        zeros = [torch.zeros_like(B[..., 0, 0])] * (length - i)
-        rows.append(torch.stack(row[::-1] + zeros, dim=-1))
-    T = torch.stack(rows, dim=-2)
+    unit = torch.eye(length, dtype=torch.float64, device=B.device)
+    T = scan(A, B, C, unit, rank_one, pre_update=pre_update)
     spectra = [singular_values(T[..., i:, :i])[..., :size] for i in positions]
     return torch.stack([torch.nn.functional.pad(s, (0, size - s.shape[-1])) for s in spectra], dim=-2)

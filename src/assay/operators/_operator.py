@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from assay._errors import InputError
+
+if TYPE_CHECKING:
+    from assay.operators._realise import Realisation
 
 
 class SequenceOperator(ABC):
@@ -26,6 +30,16 @@ class SequenceOperator(ABC):
     @abstractmethod
     def length(self) -> int:
         """L."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Of the entries."""
+
+    @property
+    def channels(self) -> int:
+        """Channels that T mixes with each other at every position: 1 but for a Jacobian."""
+        return 1
 
     @abstractmethod
     def apply(self, values: Tensor) -> Tensor:
@@ -57,6 +71,41 @@ class SequenceOperator(ABC):
     @abstractmethod
     def double(self) -> SequenceOperator:
         """The same in float64."""
+
+    # The forms know nothing of each other: what makes one from another is imported where it is used.
+
+    def __add__(self, other: SequenceOperator) -> SequenceOperator:
+        """In parallel: `(T + T') v = T v + T' v`. Two recurrences give one, with the sum of their state sizes."""
+        from assay.operators._algebra import add
+
+        return add(self, other)
+
+    def compose(self, inner: SequenceOperator) -> SequenceOperator:
+        """In series: `T T'`, the inner operator first. Two recurrences give one, with the sum of their state sizes."""
+        from assay.operators._algebra import compose
+
+        return compose(self, inner)
+
+    def truncate(self, rank: int) -> Realisation:
+        """The operator as a recurrence with a state of at most `rank`, with the error that this makes.
+
+        Time-varying truncation of the Hankel blocks `T[i:, :i]`; see `assay.operators.Realisation`.
+        Complexity: O(L N^3) for a recurrence with state N; O(L^2 rank^2) otherwise.
+        """
+        from assay.operators._realise import realise
+
+        return realise(self, rank=rank)
+
+    def realise(self, *, tolerance: float = 0.0) -> Realisation:
+        """The smallest recurrence: at each position its state has the size rank `T[i:, :i]`.
+
+        Singular values at or below `tolerance` (absolute), or at rounding level, are dropped.
+        Complexity: O(L N^3) for a recurrence with state N; O(L^2 n^2) otherwise, with n the largest state found.
+        Source: Ho & Kalman 1966; Parnichkun et al. 2025, section 2 (minimal realisation of a time-varying operator).
+        """
+        from assay.operators._realise import realise
+
+        return realise(self, tolerance=tolerance)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, length={self.length})"

@@ -10,6 +10,7 @@ from torch import Tensor
 from assay._errors import InputError
 from assay.operators._gramians import hankel_singular_values
 from assay.operators._operator import SequenceOperator, check_finite, check_positions
+from assay.operators._scan import scan
 
 
 class RecurrentOperator(SequenceOperator):
@@ -100,30 +101,16 @@ class RecurrentOperator(SequenceOperator):
     def length(self) -> int:
         return self.B.shape[-2]
 
-    def apply(self, values: Tensor) -> Tensor:
-        """O(L N C) time for diagonal(-plus-rank-one) transitions; the state is all the memory besides the output."""
-        dtype = torch.promote_types(self.B.dtype, values.dtype)
-        state = values.new_zeros(*self.batch_shape, self.B.shape[-1], values.shape[-1], dtype=dtype)
-        outputs = []
-        for t in range(self.length):
-            B, C, v = self.B[..., t, :, None], self.C[..., t, None, :], values[..., t, None, :]
-            if self._pre_update:
-                outputs.append(C @ state)
-            state = self._advance(t, state) + B * v
-            if not self._pre_update:
-                outputs.append(C @ state)
-        y = torch.cat(outputs, dim=-2)
-        return y if self.D is None else y + self.D[..., None] * values
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.B.dtype
 
-    def _advance(self, t: int, state: Tensor) -> Tensor:
-        """`A_t` times the state, (..., N, C)."""
-        if self.A.ndim > self.B.ndim:
-            return self.A[..., t, :, :] @ state
-        moved = self.A[..., t, :, None] * state
-        if self.rank_one is not None:
-            u, w = self.rank_one
-            moved = moved + u[..., t, :, None] * (w[..., t, None, :] @ state)
-        return moved
+    def apply(self, values: Tensor) -> Tensor:
+        """O(L N C) time for diagonal(-plus-rank-one) transitions; little memory besides the output."""
+        batch = torch.broadcast_shapes(self.batch_shape, values.shape[:-2])
+        run = self if batch == self.batch_shape else self._map(lambda t, event: t.expand(*batch, *t.shape[-1 - event :]))
+        y = scan(run.A, run.B, run.C, values, run.rank_one, pre_update=self._pre_update)
+        return y if run.D is None else y + run.D[..., None] * values
 
     def transitions(self) -> Tensor:
         """A as it is where it is diagonal, (..., L, N); otherwise as matrices, (..., L, N, N)."""
@@ -133,9 +120,10 @@ class RecurrentOperator(SequenceOperator):
         return torch.diag_embed(self.A) + u[..., :, None] * w[..., None, :]
 
     def read_before_update(self) -> RecurrentOperator:
-        """The same operator in the pre-update convention."""
+        """The same operator in the pre-update convention, with a D."""
         if self._pre_update:
-            return self
+            D = self.B.new_zeros(self.B.shape[:-1]) if self.D is None else self.D
+            return RecurrentOperator.pre_update(self.A, self.B, self.C, D, rank_one=self.rank_one)
         A, C = self.transitions(), self.C
         before = C * A if self.is_diagonal else (C[..., None, :] @ A).squeeze(-2)  # y_t = C_t (A_t h_{t-1} + B_t u_t)
         through = (C * self.B).sum(-1)
@@ -154,7 +142,7 @@ class RecurrentOperator(SequenceOperator):
         """Time-varying Hankel singular values, without forming T. O(L N^2 + P N^3) for diagonal transitions."""
         positions = check_positions(positions, self.length)
         operator = self.double().read_before_update()
-        return hankel_singular_values(operator.transitions(), operator.B, operator.C, positions)
+        return hankel_singular_values(operator.A, operator.B, operator.C, positions, operator.rank_one)
 
     def window(self, start: int, stop: int) -> RecurrentOperator:
         return self._map(lambda tensor, event: tensor.narrow(tensor.ndim - event - 1, start, stop - start))
