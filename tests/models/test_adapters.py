@@ -19,6 +19,30 @@ GROUPED = SIZE | dict(num_key_value_heads=2)
 NARROW = GROUPED | dict(head_dim=16)
 SMALL = dict(vocab_size=128, hidden_size=64, bos_token_id=0, eos_token_id=0)
 
+FALCON_H1 = dict(mamba_n_heads=8, mamba_d_head=16, mamba_d_ssm=128, mamba_d_state=16, mamba_n_groups=2,
+                 mamba_chunk_size=16)  # fmt: skip
+LFM = GROUPED | dict(layer_types=["conv", "full_attention"])
+INKLING = NARROW | dict(
+    unpadded_vocab_size=128, swa_num_attention_heads=4, swa_num_key_value_heads=2, swa_head_dim=16,
+    sliding_window_size=9, d_rel=8, rel_extent=16, n_routed_experts=2, num_experts_per_tok=1, moe_intermediate_size=32,
+)  # fmt: skip
+LATENT = SIZE | dict(
+    num_key_value_heads=4, q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=16,
+    n_routed_experts=2, num_experts_per_tok=1, moe_intermediate_size=32, n_shared_experts=1, n_group=1, topk_group=1,
+    first_k_dense_replace=1,
+)  # fmt: skip
+
+
+def deepseek_v4(layer_types: list[str]) -> tf.DeepseekV4Config:
+    return tf.DeepseekV4Config(
+        **(SIZE | dict(num_hidden_layers=len(layer_types))), num_key_value_heads=1, head_dim=16, q_lora_rank=16,
+        layer_types=layer_types, compress_rates={"compressed_sparse_attention": 4, "heavily_compressed_attention": 16},
+        mlp_layer_types=["moe"] * len(layer_types), sliding_window=9, n_routed_experts=2, num_experts_per_tok=1,
+        moe_intermediate_size=32, o_groups=2, o_lora_rank=16, index_n_heads=2, index_head_dim=16, index_topk=4,
+        hc_mult=2, partial_rotary_factor=0.5,
+    )  # fmt: skip
+
+
 CONFIGS = {
     "gpt2": lambda: tf.GPT2Config(vocab_size=128, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0),
     "gpt_neox": lambda: tf.GPTNeoXConfig(**SIZE),
@@ -61,11 +85,47 @@ CONFIGS = {
         n_mamba_heads=8, mamba_ngroups=2, chunk_size=16, num_mem_blocks=1, adapter_rank=4),
     "bamba": lambda: tf.BambaConfig(**GROUPED, attn_layer_indices=[1], mamba_n_heads=8, mamba_d_head=16,
                                     mamba_d_state=16, mamba_chunk_size=16),
+    "falcon_h1": lambda: tf.FalconH1Config(**GROUPED, **FALCON_H1, ssm_multipliers=[0.5, 1.5, 2.0, 0.7, 1.2],
+                                           ssm_in_multiplier=0.8),
+    "falcon_h1 with a gated norm": lambda: tf.FalconH1Config(**GROUPED, **FALCON_H1, mamba_rms_norm=True),
+    "zamba": lambda: tf.ZambaConfig(**(SIZE | dict(num_hidden_layers=3)), num_key_value_heads=4, mamba_d_state=8,
+                                    mamba_dt_rank=4,
+                                    layers_block_type=["linear_attention", "hybrid", "hybrid"]),
+    "recurrent_gemma": lambda: tf.RecurrentGemmaConfig(
+        **(SIZE | dict(num_hidden_layers=3, w_init_variance_scale=1.0)), lru_width=64, attention_window_size=9),
+    "rwkv": lambda: tf.RwkvConfig(**SMALL, num_hidden_layers=2, context_length=64),
+    "xlstm": lambda: tf.xLSTMConfig(**SMALL, num_hidden_layers=2, num_heads=4, chunk_size=8),
+    "lfm2": lambda: tf.Lfm2Config(**LFM, block_multiple_of=8),
+    "lfm2 with biases": lambda: tf.Lfm2Config(**LFM, block_multiple_of=8, conv_bias=True),
+    "lfm2_moe": lambda: tf.Lfm2MoeConfig(**LFM, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=32,
+                                         num_dense_layers=1),
+    "lfm3": lambda: tf.Lfm3Config(**LFM, head_dim=16),
+    "inkling": lambda: tf.InklingTextConfig(**INKLING, layer_types=["hybrid_sliding", "hybrid"],
+                                            mlp_layer_types=["dense", "sparse"], n_shared_experts=1),
+    "inkling2": lambda: tf.Inkling2TextConfig(**INKLING, layer_types=["sliding_attention", "full_attention"],
+                                              n_layers_per_attn_res_block=1),
+    "diffllama": lambda: tf.DiffLlamaConfig(**GROUPED),
+    "jetmoe": lambda: tf.JetMoeConfig(**(GROUPED | dict(num_attention_heads=4)), kv_channels=16, num_local_experts=4,
+                                      num_experts_per_tok=2),
+    "deepseek_v2 (latent attention)": lambda: tf.DeepseekV2Config(**LATENT),
+    "deepseek_v3 (latent attention)": lambda: tf.DeepseekV3Config(**LATENT),
+    "deepseek_v32 (indexed attention)": lambda: tf.DeepseekV32Config(**LATENT, index_topk=8, index_head_dim=16,
+                                                                     index_n_heads=8, head_dim=8),
+    "deepseek_v4 (rotated values)": lambda: deepseek_v4(["sliding_attention"] * 2),
+    "longcat_flash (two mixers a layer)": lambda: tf.LongcatFlashConfig(
+        **{name: LATENT[name] for name in LATENT if name not in ("num_hidden_layers", "intermediate_size")}
+        | dict(num_layers=2, ffn_hidden_size=96, expert_ffn_hidden_size=32, num_experts_per_tok=2, head_dim=8)),
+    "xlm (parallel lists)": lambda: tf.XLMConfig(vocab_size=128, emb_dim=64, n_layers=2, n_heads=4, causal=True,
+                                                 max_position_embeddings=64),
 }  # fmt: skip
 
 ABSOLUTE = "positions are counted from the first column, padding or not"
+NO_MASK = "padding before a sequence enters the state: the model has no mask for it"
 EXCEPTIONS: dict[str, dict[str, str]] = {
     "gpt2": {"left padding": ABSOLUTE},
+    "xlm (parallel lists)": {"left padding": ABSOLUTE},
+    "recurrent_gemma": {"left padding": NO_MASK},
+    "xlstm": {"left padding": NO_MASK},
 }
 
 

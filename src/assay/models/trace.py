@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assay._errors import InputError, ModelError
+from assay._errors import AssayError, InputError, ModelError
+from assay.models._memory import first_line
 from assay.models.adapters import Adapter, MixerCall, NotMeasuredError, Reading, adapter_for
 from assay.models.adapters._calls import record_calls
 from assay.operators import DenseOperator
@@ -71,31 +72,36 @@ def trace(
             no more than one layer's attention weights exist at any time. Without it all readings are kept.
         on_hidden_states: is given (n, hidden states) for the embeddings (n = 0) and the n-th decoder layer.
 
-    Raises `ModelError` for a model without decoder layers, or where activations are NaN or infinite (naming the
-    layer); `InputError` for layers that the model does not have.
+    Raises `ModelError` for a model without decoder layers, or where a layer fails or its activations are NaN or
+    infinite (naming the layer); `InputError` for layers that the model does not have.
     """
     blocks = decoder_layers(model)
     chosen = check_layers(layers, len(blocks))
     result = Trace(mixers=[], logits=input_ids.new_empty(0))
+    forward = _Forward()
 
     def finished(found: MixerTrace, adapter: Adapter | None, call: MixerCall) -> None:
+        forward.ours = True
         _read(found, call, adapter, attention_mask)
         if on_mixer is not None:
             on_mixer(found)
             found.reading = None
         result.mixers.append(found)
+        forward.ours = False
 
     def hidden(index: int, states: Tensor) -> None:
+        forward.ours = True
         _check_activations(index, states, attention_mask)
         if on_hidden_states is not None:
             on_hidden_states(index, states)
         else:
             result.hidden_states.append(states)
+        forward.ours = False
 
-    with ExitStack() as stack:
+    with _failures_named(forward, blocks), ExitStack() as stack:
         stack.enter_context(_eager(model))
         for index, block in enumerate(blocks):
-            stack.enter_context(_watch_hidden_states(block, index, hidden))
+            stack.enter_context(_watch_hidden_states(block, index, hidden, forward.running))
             if index in chosen:
                 for path, module, adapter in find_mixers(block):
                     found = MixerTrace(index, path, type(module).__name__)
@@ -181,7 +187,11 @@ def _is_called_a_mixer(module: nn.Module) -> bool:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The list of decoder layers: the shallowest `ModuleList` with the number of layers that the config states."""
+    """The list of decoder layers: the shallowest `ModuleList` with the number of layers that the config states.
+
+    A model may keep the parts of its layers in parallel lists (XLM: attention, norm, feed-forward, norm). A layer is
+    then the `ModuleList` of its parts in the order of the lists.
+    """
     config: Any = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     count = getattr(text, "num_hidden_layers", None)
@@ -190,6 +200,11 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     for _, candidate in lists:
         if any(find_mixers(block) for block in candidate):
             return candidate
+    for path, candidate in lists:
+        if adapter_for(candidate[0]) is not None:
+            beside = model.get_submodule(path.rpartition(".")[0]).children()
+            parallel = [m for m in beside if isinstance(m, nn.ModuleList) and len(m) == len(candidate)]
+            return nn.ModuleList(nn.ModuleList(parts) for parts in zip(*parallel, strict=True))
     raise ModelError(f"{type(model).__name__} has no list of decoder layers; expected a causal language model")
 
 
@@ -212,17 +227,47 @@ def _check_activations(index: int, states: Tensor, attention_mask: Tensor | None
         raise ModelError(f"activations are NaN or infinite after {where}; try --dtype float32, or check the weights")
 
 
+@dataclass
+class _Forward:
+    """Which layers run, and whether the code that runs is an adapter's or a consumer's and not the model's."""
+
+    running: list[int] = field(default_factory=list)
+    ours: bool = False
+
+
 @contextmanager
-def _watch_hidden_states(block: nn.Module, index: int, report: Callable[[int, Tensor], None]) -> Iterator[None]:
+def _failures_named(forward: _Forward, blocks: nn.ModuleList) -> Iterator[None]:
+    """What the model raises becomes a `ModelError` with the layer that it was raised in."""
+    try:
+        yield
+    except Exception as error:
+        if forward.ours or isinstance(error, AssayError):
+            raise
+        layers = [f"in layer {index} ({type(blocks[index]).__name__})" for index in forward.running]
+        where = (layers or ["outside its layers"])[-1]
+        raise ModelError(f"the model fails {where}: {type(error).__name__}: {first_line(error)}") from error
+
+
+@contextmanager
+def _watch_hidden_states(
+    block: nn.Module, index: int, report: Callable[[int, Tensor], None], running: list[int]
+) -> Iterator[None]:
+    """A layer of parallel lists (`decoder_layers`) begins with its first part and ends with its last."""
+    first, last = (block[0], block[-1]) if isinstance(block, nn.ModuleList) else (block, block)
+
     def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        report(0, args[0] if args else kwargs["hidden_states"])
+        if index == 0:
+            report(0, args[0] if args else kwargs["hidden_states"])
+        running.append(index)
 
     def after(_: nn.Module, __: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        running.pop()
         report(index + 1, output if isinstance(output, Tensor) else output[0])
 
-    handles = [block.register_forward_hook(after)]
-    if index == 0:
-        handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+    handles = [
+        first.register_forward_pre_hook(before, with_kwargs=True),
+        last.register_forward_hook(after),
+    ]
     try:
         yield
     finally:

@@ -16,6 +16,10 @@ from assay.models.adapters._registry import adapter as adapter
 from assay.models.adapters._registry import adapter_for as adapter_for
 from assay.models.adapters._registry import registered as registered
 
-from assay.models.adapters import mamba, mamba2, softmax  # isort: skip # noqa: F401  (they register themselves)
+# isort: off
+# They register themselves; what comes later is asked first, so softmax reads the attention that nothing else reads.
+from assay.models.adapters import softmax, softmax_variants  # noqa: F401
+from assay.models.adapters import delta, lightning, mamba, mamba2, rglru, rwkv, shortconv, xlstm  # noqa: F401
+# isort: on
 
 __all__ = ["Adapter", "MixerCall", "NotMeasuredError", "Reading", "adapter", "adapter_for", "flat_heads", "registered"]

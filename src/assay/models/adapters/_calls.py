@@ -55,7 +55,8 @@ class _SeeProducts(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if name == "softmax":
-            self.after_softmax = result.shape[-1] > 1 and result.ndim >= 3
+            dim = kwargs["dim"] if kwargs and "dim" in kwargs else args[1]
+            self.after_softmax = result.shape[-1] > 1 and result.ndim >= 3 and dim in (-1, result.ndim - 1)
         elif self.after_softmax and name in _PRODUCTS and len(args) >= 2:
             weights, values = args[0], args[1]
             # queries may be fewer than keys only with a cache, which is off
@@ -154,3 +155,8 @@ def _first(output: Any) -> Any:
 def flat_heads(tensor: Tensor, num_heads: int) -> Tensor:
     """(B, L, H * C) -> (B, H, L, C)."""
     return tensor.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """As it is in float32 and float64, widened from half precision: the precision that models keep states in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

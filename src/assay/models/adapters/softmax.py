@@ -16,8 +16,16 @@ from assay.operators import DenseOperator
 
 def _is_attention(module: nn.Module) -> bool:
     """The innermost module named attention: wrappers around it are passed over."""
-    inner = any("Attention" in type(child).__name__ for child in module.modules() if child is not module)
-    return "Attention" in type(module).__name__ and not inner
+    return _is_named_attention(module) and not any(
+        _is_named_attention(child) for child in module.modules() if child is not module
+    )
+
+
+def _is_named_attention(module: nn.Module) -> bool:
+    name = type(module).__name__
+    if name.endswith("Residual"):  # Inkling 2: attends to the outputs of earlier layers at the same position
+        return False
+    return "Attention" in name or name.endswith("MLA")  # LongCat: multi-head latent attention
 
 
 @adapter("softmax attention", "any architecture whose eager attention multiplies softmax weights with values",
@@ -25,39 +33,44 @@ def _is_attention(module: nn.Module) -> bool:
 def read_softmax(call: MixerCall) -> Reading:
     """T: the softmax weights, (B, H, L, L); the output is read where it enters the next module, behind any gate."""
     name = type(call.module).__name__
-    if not call.products:
-        raise NotMeasuredError(f"not supported: {name}")
     if len(call.products) > 1:
         raise NotMeasuredError(f"not supported: {name} (combines {len(call.products)} attention maps)")
+    weights, values = weights_and_values(call)
+    window = _sliding_window(call.module, weights.shape[-1])
+    if window is not None and bool(weights.tril(-window).any()):
+        window = None  # the config names one that this layer does not keep to
+    output = _output(call, weights.shape[1], values.shape[-1])
+    return Reading(DenseOperator(weights, window=window), values, output, call.gate, kind="attention")
+
+
+def weights_and_values(call: MixerCall, which: int = 0) -> tuple[Tensor, Tensor]:
+    """One product of the call by head: (B, H, L, L) and (B, H, L, C). Raises `NotMeasuredError` where there is none."""
+    name = type(call.module).__name__
+    if not call.products:
+        raise NotMeasuredError(f"not supported: {name}")
     batch, length = call.hidden_states.shape[:2]
-    weights, values = (_by_head(tensor, batch) for tensor in call.products[0])
+    weights, values = (_by_head(tensor, batch) for tensor in call.products[which])
     if weights.shape[-1] != length:
         raise NotMeasuredError(f"not supported: {name} (attends to {weights.shape[-1]} positions of {length})")
     if call.attention_mask is not None:  # queries of padding attend to anything; they are cut off later
         weights = weights * call.attention_mask[:, None, :, None].to(weights)
-    output = _output(call, batch * length * weights.shape[1] * values.shape[-1])
-    values = values.expand(*weights.shape[:2], *values.shape[-2:])
-    window = _sliding_window(call.module, length)
-    if window is not None and bool(weights.tril(-window).any()):
-        window = None  # the config names one that this layer does not keep to
-    operator = DenseOperator(weights, window=window)
-    output = flat_heads(output.reshape(batch, length, -1), weights.shape[1])
-    return Reading(operator, values, output, call.gate, kind="attention")
+    return weights, values.expand(*weights.shape[:2], *values.shape[-2:])
+
+
+def _output(call: MixerCall, heads: int, channels: int) -> Tensor:
+    """What entered the next module after T, or what the mixer hands out itself: (B, H, L, C)."""
+    batch, length = call.hidden_states.shape[:2]
+    found = call.behind
+    if found is None:
+        found = call.output[0] if isinstance(call.output, tuple) else call.output
+    if not isinstance(found, Tensor) or found.numel() != batch * heads * length * channels:
+        raise NotMeasuredError(f"not supported: {type(call.module).__name__} (its output was not found)")
+    return flat_heads(found.reshape(batch, length, -1), heads)
 
 
 def _by_head(tensor: Tensor, batch: int) -> Tensor:
     """(B * H, ...) or (B, H, ...) -> (B, H, ...)."""
     return tensor if tensor.ndim == 4 else tensor.unflatten(0, (batch, -1))
-
-
-def _output(call: MixerCall, size: int) -> Tensor:
-    """The heads' outputs side by side: what entered the next module after T, or what the mixer hands out itself."""
-    found = call.behind
-    if found is None:
-        found = call.output[0] if isinstance(call.output, tuple) else call.output
-    if not isinstance(found, Tensor) or found.numel() != size:
-        raise NotMeasuredError(f"not supported: {type(call.module).__name__} (its output was not found)")
-    return found
 
 
 def _sliding_window(module: nn.Module, length: int) -> int | None:
