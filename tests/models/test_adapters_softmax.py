@@ -58,8 +58,8 @@ def test_a_rotation_behind_attention_is_taken_back() -> None:
     sliding, sparse, heavy = trace(model, IDS).mixers
     assert sliding.fidelity < 1e-6
     assert sliding.reading.operator.state_size([15]).tolist() == [8]
-    assert "attends to 25 positions of 20" in sparse.reason
-    assert "attends to 21 positions of 20" in heavy.reason
+    assert "attends to 5 compressed keys besides 20 tokens" in sparse.reason
+    assert "attends to 1 compressed keys besides 20 tokens" in heavy.reason
     # a text that is too short to be compressed
     mixers = trace(model, IDS[:, :3]).mixers
     assert [mixer.fidelity < 1e-6 for mixer in mixers] == [True] * 3
@@ -73,6 +73,12 @@ def test_attention_to_the_future_is_refused_in_one_line(config: tf.PreTrainedCon
     for mixer in trace(tiny(config), IDS).mixers:
         assert mixer.reading is None
         assert mixer.reason == f"{mixer.mixer}: matrix is not causal: it has entries above the diagonal"
+
+
+def test_what_is_not_read_says_why() -> None:
+    config = tf.XLNetConfig(vocab_size=128, d_model=64, n_layer=2, n_head=4, d_inner=96)
+    for mixer in trace(tiny(config), IDS).mixers:
+        assert mixer.reason == "not supported: XLNetRelativeAttention (it attends to later tokens)"
 
 
 DOUBLE = ["llama", "lfm2", "lfm3", "diffllama", "jetmoe", "deepseek_v2 (latent attention)",

@@ -119,12 +119,12 @@ def test_a_layer_is_its_formula() -> None:
 
 
 def test_weights_start_small_and_mixers_keep_their_own() -> None:
-    model = make("retention*2", d_model=64)
-    down = model.layers[0].mlp.down.weight.detach()
+    model = make("retnet*2", d_model=64)
+    mlp = model.layers[0].mlp
 
-    assert float(model.embedding.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
-    assert float(model.layers[0].mlp.up.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
-    assert float(down.std()) == pytest.approx(0.02 / 2, rel=0.05)  # / sqrt(2 layers)
+    assert float(model.embedding.weight.detach().std()) == pytest.approx(1 / 8, rel=0.05)
+    assert float(mlp.up.weight.detach().std()) == pytest.approx((3 * 64) ** -0.5, rel=0.05)  # nn.Linear
+    assert float(mlp.down.weight.detach().std()) == pytest.approx((3 * 171) ** -0.5 / 2, rel=0.05)  # / sqrt(2 layers)
     xavier = 2**-2.5 * (6 / 192) ** 0.5
     assert float(model.layers[0].mixer.v.weight.detach().abs().max()) == pytest.approx(xavier, rel=0.01)
 
@@ -184,15 +184,15 @@ def test_training_lowers_the_loss() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     x = (ids(4, 1) + 7 * torch.arange(30)) % VOCABULARY
     losses = []
-    for _ in range(60):
+    for _ in range(40):
         loss = model(x, labels=x).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
 
-    assert losses[0] == pytest.approx(5.7, abs=0.3)  # ln 300
-    assert losses[-1] < 1.0
+    assert losses[0] == pytest.approx(5.7, abs=1.0)  # ln 300
+    assert losses[-1] < 0.2
 
 
 # --- saved, opened, measured
@@ -201,14 +201,14 @@ def test_training_lowers_the_loss() -> None:
 def test_what_was_saved_is_what_comes_back(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = make("(attention,gla)*2,mamba2", mixers={"mamba2": {"d_state": 16}}, mlp_ratio=1.0, norm_eps=1e-6)
+    model = make("(attention,gla)*2,mamba2", mixers={"mamba2": {"state_size": 16}}, mlp_ratio=1.0, norm_eps=1e-6)
     model.save_pretrained(tmp_path)
 
     for back in (Backbone.from_pretrained(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path)):
         assert isinstance(back, Backbone)
         assert torch.equal(back(ids()).logits, model(ids()).logits)
         assert back.config.layers == model.config.layers
-        assert back.config.mixers == {"mamba2": {"d_state": 16}}
+        assert back.config.mixers == {"mamba2": {"state_size": 16}}
         assert (back.config.mlp_ratio, back.config.norm_eps) == (1.0, 1e-6)
     assert [path.suffix for path in tmp_path.iterdir() if "model" in path.name] == [".safetensors"]
 
@@ -258,7 +258,7 @@ def test_the_adapter_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_backbone_is_measured(tiny_tokenizer: Any) -> None:
-    report = assay.measure(make("attention,gla,retention"), TEXT, tiny_tokenizer, max_tokens=64)
+    report = assay.measure(make("attention,gla,retnet"), TEXT, tiny_tokenizer, max_tokens=64)
 
     assert report.layers["measured"].all()
     assert list(report.layers["kind"]) == ["attention", "recurrence", "recurrence"]

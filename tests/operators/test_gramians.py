@@ -88,8 +88,7 @@ def test_spectra_are_those_of_the_blocks(kind: str, pre_update: bool) -> None:
 def test_both_ways_of_going_through_the_sequence_agree(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stretches that end at every position, and stretches that step side by side."""
     parts = recurrence(kind, 100, 4, batch=(2,))
-    positions = list(range(1, 100, 3))
-    assert len(positions) > 4 * 100 // _gramians._STRETCH
+    positions = [*range(1, 80), 91]
     many = hankel_singular_values(*parts[:3], positions, parts[3])
     monkeypatch.setattr(_gramians._Work, "at_many", _gramians._Work.at_few)
     few = hankel_singular_values(*parts[:3], positions, parts[3])

@@ -276,3 +276,19 @@ def test_lapack_that_fails_is_retried_and_in_the_end_is_not_a_number(monkeypatch
 def test_bad_input_is_named(make, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("reach", [0, 1, 5, 19, 20, 30])
+def test_a_short_kernel_has_the_spectrum_of_its_blocks(reach: int) -> None:
+    """Whether it is taken from the small corner of the block that is not 0, or from T itself; gates included."""
+    length, g = 40, torch.Generator().manual_seed(20)
+    kernel = torch.zeros(2, length, dtype=torch.float64)
+    kernel[:, : reach + 1] = torch.randn(2, reach + 1, generator=g, dtype=torch.float64)
+    b, c = torch.randn(2, 3, 2, length, generator=g, dtype=torch.float64)
+    positions = list(range(1, length))
+    for operator in (ConvolutionOperator(kernel), ConvolutionOperator(kernel, input_gate=b, output_gate=c)[1]):
+        found, T = operator.hankel_singular_values(positions)[1].numpy(), operator.to_dense()[1]
+        for row, expected in zip(found, direct(T, positions), strict=True):
+            size = max(len(row), len(expected))
+            row, expected = np.pad(row, (0, size - len(row))), np.pad(expected, (0, size - len(expected)))
+            assert np.allclose(row, expected, atol=1e-12)

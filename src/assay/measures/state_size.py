@@ -6,54 +6,18 @@ recurrence computing T can have there (Parnichkun et al. 2025, arXiv 2504.19561)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from assay._errors import InputError
+from assay.measures._effective_rank import check_tolerance as check_tolerance
+from assay.measures._effective_rank import entropy_ess as entropy_ess
+from assay.measures._effective_rank import tolerance_ess as tolerance_ess
+from assay.measures._evaluate import checked_ranks, evaluated_ranks
 from assay.operators import DenseOperator, SequenceOperator
-from assay.operators._spectrum import GRAM_RESOLUTION
-
-
-def entropy_ess(singular_values: Tensor) -> Tensor:
-    """Entropy-ESS, the effective rank `exp(H(sigma / |sigma|_1))`: (..., r) -> (...).
-
-    Between 1 and the number of singular values; 0 where all of them are 0. It does not change when T is scaled, so it
-    cannot see a state that has shrunk to nothing; tolerance-ESS can. Differentiable where not 0. NaN stays NaN.
-    Source: Roy & Vetterli 2007; Parnichkun et al. 2025.
-
-    >>> entropy_ess(torch.tensor([3.0, 3.0, 0.0]))
-    tensor(2.)
-    """
-    total = singular_values.sum(-1, keepdim=True)
-    empty = total == 0
-    share = singular_values / torch.where(empty, 1, total)
-    # p ln p with a zero gradient at p = 0, where that of entr is infinite
-    entropy = -torch.where(share > 0, share * torch.where(share > 0, share, 1).log(), 0).sum(-1)
-    rank = torch.where(empty[..., 0], 0, entropy.exp())
-    return torch.where(singular_values.isnan().any(-1), torch.nan, rank)
-
-
-def tolerance_ess(singular_values: Tensor, tolerance: float = 1e-3) -> Tensor:
-    """Tolerance-ESS, the number of singular values above an absolute tolerance: (..., r) -> (...), as floats.
-
-    From one position to the next it changes by at most 1. Raises `InputError` unless tolerance > 0. NaN stays NaN.
-    Source: Parnichkun et al. 2025 (the text's `>`; their code has `>=`).
-
-    >>> tolerance_ess(torch.tensor([2.0, 0.5, 1e-4]), 1e-3)
-    tensor(2.)
-    """
-    check_tolerance(tolerance)
-    count = (singular_values > tolerance).sum(-1).to(singular_values.dtype)
-    return torch.where(singular_values.isnan().any(-1), torch.nan, count)
-
-
-def check_tolerance(tolerance: float) -> None:
-    """Raise `InputError` unless the tolerance is a positive number."""
-    if not tolerance > 0:
-        raise InputError(f"tolerance is {tolerance}; expected a number above 0, such as 1e-3")
 
 
 @dataclass(frozen=True)
@@ -62,7 +26,8 @@ class StateSizeProfile:
 
     `positions`: (P,), ascending. `entropy_ess`, `tolerance_ess`: (..., P), float64. `tss`: (P,).
     `attainable`: (P,), `min(TSS, i, L - i)`, which caps ESS. `error`: estimated relative error of the mean entropy-ESS
-    over all positions when those between the evaluated ones are interpolated (0 when all were evaluated).
+    over all positions, those between the evaluated ones interpolated (0 when all were evaluated exactly; NaN where
+    nothing is known of it).
     """
 
     positions: Tensor
@@ -83,45 +48,34 @@ def state_size_profile(
     positions: str | int | Sequence[int] = "all",
     tolerance: float = 1e-3,
     required: Sequence[int] = (),
-    exact: bool | None = None,
+    exact: bool = False,
 ) -> StateSizeProfile:
     """Entropy-ESS and tolerance-ESS along an operator.
 
+    A dense operator is measured at many positions at once, in O(L^3), by determinants (entropy-ESS) and inertia
+    (tolerance-ESS, exact); where their estimated errors are too large, and at few positions, by spectra.
+
     Args:
-        positions: "all" (1..L-1), k (every k-th), a sequence, or "adaptive": as many as it takes until
-            the mean of the linearly interpolated profile is estimated to be within 0.75 % (root mean square over the
-            profiles of the batch).
+        positions: "all" (1..L-1), k (every k-th), or a sequence: entropy-ESS to a relative 1e-6. "adaptive": as much as
+            it takes until the mean of entropy-ESS over all positions is estimated to be within 0.5 % (dense operators;
+            all positions are evaluated, to that accuracy, and some of them checked against their spectra) or 0.75 %
+            (others; few positions are evaluated, and linearly interpolated), as a root mean square over the batch.
         tolerance: absolute, for tolerance-ESS.
         required: positions that are evaluated in any case.
-        exact: whether a dense operator's singular values come from an SVD (True) or from float64 Gram matrices
-            (False: half the time, values below 1e-6 of the largest are noise). None: SVD for float64 entries; Gram for
-            entries that came in lower precision, whose own rounding is as large, unless the tolerance asks for more.
+        exact: a float64 SVD of every block of a dense operator, O(L^4) for all positions.
     """
     check_tolerance(tolerance)
     length = operator.length
-
-    def evaluate(where: Sequence[int]) -> tuple[Tensor, Tensor]:
-        sigma = _spectra(operator, where, tolerance, exact)
-        return entropy_ess(sigma), tolerance_ess(sigma, tolerance)
-
     if positions == "adaptive":
-        where, entropy, counts, error = _adaptive(evaluate, length, required)
+        where, entropy, counts, error = _adaptive(operator, tolerance, required, exact)
     else:
         where = sorted({*_chosen(positions, length), *required})
-        (entropy, counts), error = evaluate(where), 0.0 if len(where) == length - 1 else float("nan")
+        entropy, counts = evaluated_ranks(operator, where, tolerance, exact)
+        error = 0.0 if len(where) == length - 1 else float("nan")
     at = torch.tensor(where)
     tss = operator.state_size(where)
     attainable = torch.minimum(tss, torch.minimum(at, length - at))
     return StateSizeProfile(at, entropy.cpu(), counts.cpu(), tss, attainable, error)
-
-
-def _spectra(operator: SequenceOperator, where: Sequence[int], tolerance: float, exact: bool | None) -> Tensor:
-    if not isinstance(operator, DenseOperator) or exact or (exact is None and operator.matrix.dtype == torch.float64):
-        return operator.hankel_singular_values(where)
-    sigma = operator.approximate_singular_values(where)
-    if exact is None and bool((sigma[..., :1] * GRAM_RESOLUTION > tolerance).any()):
-        return operator.hankel_singular_values(where)
-    return sigma
 
 
 def _chosen(positions: str | int | Sequence[int], length: int) -> Sequence[int]:
@@ -134,9 +88,6 @@ def _chosen(positions: str | int | Sequence[int], length: int) -> Sequence[int]:
     return positions
 
 
-_TARGET = 0.0075
-
-
 def _first_grid(length: int) -> list[int]:
     """Dense towards both ends, where blocks are small and cheap and the profile is steep."""
     near = [2**k for k in range(length.bit_length()) if 2**k <= length // 4]
@@ -144,7 +95,23 @@ def _first_grid(length: int) -> list[int]:
     return [*near, *(length - i for i in near), *middle]
 
 
-def _adaptive(evaluate, length: int, required: Sequence[int]):  # type: ignore[no-untyped-def]
+def _adaptive(
+    operator: SequenceOperator, tolerance: float, required: Sequence[int], exact: bool
+) -> tuple[list[int], Tensor, Tensor, float]:
+    """Positions, entropy-ESS, tolerance-ESS and the estimated error of the mean."""
+    if isinstance(operator, DenseOperator) and not exact:
+        found = checked_ranks(operator, tolerance)
+        if found is not None:
+            return list(range(1, operator.length)), *found
+    return _refined(lambda where: evaluated_ranks(operator, where, tolerance, exact), operator.length, required)
+
+
+_TARGET = 0.0075  # of the mean, where positions are interpolated
+
+
+def _refined(
+    evaluate: Callable[[Sequence[int]], tuple[Tensor, Tensor]], length: int, required: Sequence[int]
+) -> tuple[list[int], Tensor, Tensor, float]:
     """Split the intervals that may contribute most to the error of the mean, until it is small enough."""
     where = sorted({*_first_grid(length), *required})
     entropy, counts = evaluate(where)

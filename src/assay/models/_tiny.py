@@ -82,7 +82,6 @@ EXTRA: dict[str, dict[str, Any]] = {
     "dots3_note_text": _DOTS3,
     "gemma3n_text": {"num_hidden_layers": 3, "num_kv_shared_layers": 1, "intermediate_size": 96,
                      "layer_types": [*_SLIDING, "full_attention"], "activation_sparsity_pattern": [0.95, 0.0, 0.0]},
-    "got_ocr2": {"vision_config": {"num_hidden_layers": 1}},  # as many as in the text model would be taken for it
     "granitemoehybrid": {"layer_types": _LINEAR},
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 4, "moe_topk": 2},
@@ -92,7 +91,6 @@ EXTRA: dict[str, dict[str, Any]] = {
     "longcat_flash": {"head_dim": 8},
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": 16},
-    "moss_transcribe_diarize": {"audio_config": {"num_hidden_layers": 1}},
     "nemotron": {"num_key_value_heads": 2},
     "qwen4_exp": {"text_config": _INDEXER},
     "qwen4_exp_text": _INDEXER,

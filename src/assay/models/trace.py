@@ -187,7 +187,8 @@ def _is_called_a_mixer(module: nn.Module) -> bool:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The list of decoder layers: the shallowest `ModuleList` with the number of layers that the config states.
+    """The list of decoder layers: the shallowest `ModuleList` with the number of layers that the config states, of the
+    part that the model calls its decoder (a model of images and text has other layers too).
 
     A model may keep the parts of its layers in parallel lists (XLM: attention, norm, feed-forward, norm). A layer is
     then the `ModuleList` of its parts in the order of the lists.
@@ -196,7 +197,9 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     count = getattr(text, "num_hidden_layers", None)
     lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    lists.sort(key=lambda item: (len(item[1]) != count, item[0].count(".")))
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    inside = {id(m) for m in decoder.modules()} if isinstance(decoder, nn.Module) else set()
+    lists.sort(key=lambda item: (id(item[1]) not in inside, len(item[1]) != count, item[0].count(".")))
     for _, candidate in lists:
         if any(find_mixers(block) for block in candidate):
             return candidate

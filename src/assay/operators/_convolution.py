@@ -10,6 +10,7 @@ from torch import Tensor
 from assay._errors import InputError
 from assay.operators._dense import DenseOperator
 from assay.operators._operator import SequenceOperator, check_finite, check_positions
+from assay.operators._spectrum import singular_values
 
 
 class ConvolutionOperator(SequenceOperator):
@@ -82,8 +83,21 @@ class ConvolutionOperator(SequenceOperator):
         return int(used[-1]) if len(used) else 0
 
     def hankel_singular_values(self, positions: Sequence[int]) -> Tensor:
-        """Those of the Hankel blocks, formed densely: O(L min(i, L - i)^2) a position."""
-        return DenseOperator(self.to_dense()).hankel_singular_values(positions)
+        """O(K^3) a position for a kernel that reaches K < L / 2 steps back: the rest of a block is 0. Otherwise of T."""
+        positions = check_positions(positions, self.length)
+        reach = self._reach()
+        if 2 * reach >= self.length:
+            return DenseOperator(self.to_dense()).hankel_singular_values(positions)
+        # row i + r and column i - 1 - s of T are r + s + 1 steps apart
+        step = torch.arange(reach, device=self.kernel.device)
+        lag = step[:, None] + step + 1
+        kernel = torch.where(lag <= reach, self.kernel[..., lag.clamp(max=reach)], 0).double()  # (..., R, R)
+        at = torch.tensor(positions, dtype=torch.long, device=self.kernel.device)[:, None]
+        ones = torch.ones_like(self.kernel)
+        c, b = (ones if gate is None else gate for gate in (self.output_gate, self.input_gate))
+        rows = torch.nn.functional.pad(c, (0, reach))[..., at + step].double()  # (..., P, R), 0 outside
+        columns = torch.nn.functional.pad(b, (reach, 0))[..., at - 1 - step + reach].double()
+        return singular_values(rows[..., :, None] * kernel[..., None, :, :] * columns[..., None, :])
 
     def window(self, start: int, stop: int) -> ConvolutionOperator:
         gates = (None if g is None else g[..., start:stop] for g in (self.input_gate, self.output_gate))

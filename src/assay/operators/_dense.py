@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from assay._errors import InputError
+from assay.operators._everywhere import counts_everywhere, pays
 from assay.operators._operator import SequenceOperator, check_finite, check_positions
 from assay.operators._spectrum import in_parallel, singular_values
+
+
+class Counts(NamedTuple):
+    """Singular values above a tolerance: `counts` (..., P), float64, and the `method` that found them."""
+
+    counts: Tensor
+    method: str
 
 
 class DenseOperator(SequenceOperator):
@@ -67,6 +76,32 @@ class DenseOperator(SequenceOperator):
     def approximate_singular_values(self, positions: Sequence[int]) -> Tensor:
         """As `hankel_singular_values` but from float64 Gram matrices: below 1e-6 of the largest they are noise."""
         return self._spectra(positions, gram=True)
+
+    def count_singular_values(self, tolerance: float, positions: Sequence[int]) -> Counts:
+        """How many singular values of `T[i:, :i]` are above the tolerance (absolute) at each position, exactly.
+
+        By inertia, O(L^3) for all positions together, and by a spectrum where a sign is too close to call, as happens
+        where the tolerance is below about 1e-6 of the largest singular value: `method` is "inertia", "spectra", or
+        "inertia, spectra at K of P positions". At few positions their spectra are cheaper, and used. NaN where no
+        routine converges. Raises `InputError` unless tolerance > 0, and for a position outside 1..L-1.
+        """
+        positions = check_positions(positions, self.length)
+        if not tolerance > 0:
+            raise InputError(f"tolerance is {tolerance}; expected a number above 0, such as 1e-3")
+        shape = (*self.batch_shape, len(positions))
+        counts = self.matrix.new_full(shape, torch.nan, dtype=torch.float64)
+        if pays(positions, self.length, shifts=1):
+            counts = counts_everywhere(self.matrix, tolerance)[..., [i - 1 for i in positions]]
+        left = counts.isnan()
+        wanted = left.reshape(-1, len(positions)).any(0).nonzero().flatten().tolist()
+        if wanted:
+            sigma = self.hankel_singular_values([positions[k] for k in wanted])
+            exact = torch.where(sigma.isnan().any(-1), torch.nan, (sigma > tolerance).sum(-1).double())
+            counts[..., wanted] = torch.where(left[..., wanted], exact, counts[..., wanted])
+        if not wanted:
+            return Counts(counts, "inertia")
+        some = f"inertia, spectra at {len(wanted)} of {len(positions)} positions"
+        return Counts(counts, "spectra" if len(wanted) == len(positions) else some)
 
     def _spectra(self, positions: Sequence[int], *, gram: bool) -> Tensor:
         positions = check_positions(positions, self.length)

@@ -15,6 +15,7 @@ diagonal one `diag(A_t) + u_t w_t^T`. B and C are (..., L, N). Arguments may be 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from assay.operators._spectrum import Task, in_parallel, singular_values
 from assay.operators._steps import Steps, Stretches
 
 _STRETCH = 32  # steps taken as one; as many as the state is large if that is more, so that memory stays O(L N)
-_TASK_BYTES = 2**23  # working memory of one task
+_TASK_BYTES = 2**21  # working memory of one task
 _KEPT_BYTES = 2**26  # factors that are kept until they are used
 
 
@@ -45,8 +46,8 @@ def hankel_singular_values(
 
     `pre_update`: whether the output reads the state before the step's update, `y_t = C_t s_t`, or after it.
     Complexity: O(L N^2 + P N^3) for diagonal transitions, with or without a rank-one part, and O((L + P) N^3) for
-    dense ones; where P is above 4 L / max(32, N), O(L N^3). Memory besides arguments and result: O(L N), whatever the
-    batch; dense transitions are never formed.
+    dense ones; O(L N^3) for more than L / 2 positions. Memory besides arguments and result: O(L N) whatever the batch;
+    transitions with a rank-one part are never expanded.
     If an argument requires a gradient, through the dense blocks: O(L^2 N + P L^3), for small operators.
     """
     if torch.is_grad_enabled() and any(t.requires_grad for t in (A, B, C, *(rank_one or ()))):
@@ -92,7 +93,7 @@ def _profile(
         u, w = pair or (None, None)
         steps = Steps(A, B, C, u, w, pre_update)
         step = min(length, max(_STRETCH, size))
-        few = len(where) <= 4 * length // step
+        few = len(where) <= length // 2 and 16 * size**2 * len(where) <= _KEPT_BYTES
         group = max(1, _KEPT_BYTES // (16 * size**2 * (len(where) if few else -(-length // step))))
         for start in range(0, count, group):
             part = slice(start, start + group)
@@ -121,7 +122,7 @@ class _Work:
 
     def at_few(self) -> None:
         """Stretches end at every position, so that both sides are known there."""
-        edges = sorted({*self.where, *range(0, self.steps.length, self.step), self.steps.length})
+        edges = _cut([0, *self.where, self.steps.length], max(_STRETCH // 2, self._size))
         X, Y = self._sides(edges, set(self.where))
         each = max(1, _TASK_BYTES // (8 * self._size**2 * len(self.where)))
 
@@ -154,18 +155,21 @@ class _Work:
 
     def _sides(self, edges: list[int], wanted: set[int]) -> tuple[Tensor, Tensor]:
         """X and Y at the wanted edges: (M, W, N, N) each."""
-        kept = [k for k, edge in enumerate(edges) if edge in wanted]
-        X, Y = (self.spectra.new_zeros(self._count, len(kept), self._size, self._size) for _ in range(2))
+        place = {k: n for n, k in enumerate(k for k, edge in enumerate(edges) if edge in wanted)}
+        X, Y = (self.spectra.new_empty(self._count, len(place), self._size, self._size) for _ in range(2))
         starts, stops = torch.tensor(edges[:-1]), torch.tensor(edges[1:])
         dense = self.steps.A.ndim > self.steps.B.ndim
-        units = max(1, _TASK_BYTES // (32 * self.step * self._size * (self._size if dense else 1)))
+        longest = int((stops - starts).max())
+        units = max(1, _TASK_BYTES // (32 * longest * self._size * (self._size if dense else 1)))
         each = min(units, -(-self._count // torch.get_num_threads()))
         wide = max(1, units // each)
 
         def run(task: tuple[int, bool]) -> None:
             part, backwards = slice(task[0], task[0] + each), task[1]
-            steps, into, state = self.steps[part], (Y if backwards else X)[part], 0 * X[part, 0]
-            place = {k: n for n, k in enumerate(kept)}
+            steps, into = self.steps[part], (Y if backwards else X)[part]
+            state = torch.zeros_like(into[:, 0])
+            if (edge := len(starts) if backwards else 0) in place:
+                into[:, place[edge]] = state
             groups = range(0, len(starts), wide)
             for first in reversed(groups) if backwards else groups:
                 group = slice(first, first + wide)
@@ -199,6 +203,15 @@ class _Work:
 
     def _in_parallel(self, work: Callable[[Task], None], tasks: Sequence[Task]) -> None:
         in_parallel(work, tasks, device=self.spectra.device)
+
+
+def _cut(edges: list[int], longest: int) -> list[int]:
+    """The edges, with equal steps in between that are at most `longest`."""
+    found = [edges[0]]
+    for start, stop in itertools.pairwise(edges):
+        pieces = -(-(stop - start) // longest)
+        found += [start + (stop - start) * k // pieces for k in range(1, pieces + 1)]
+    return found
 
 
 def _differentiable(

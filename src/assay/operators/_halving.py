@@ -1,4 +1,4 @@
-"""All Hankel blocks of a dense operator at once: what every `H_i^T H_i + z` has in common is eliminated only once.
+"""All Hankel blocks of a dense operator at once: what they have in common is eliminated only once.
 
 For each position i put the rows from i on and the columns before i into one symmetric matrix
 
@@ -6,27 +6,26 @@ For each position i put the rows from i on and the columns before i into one sym
 
 Eliminating its rows leaves `H_i^T H_i + z I`, so the determinant and the inertia of K_i are, up to signs, those of the
 shifted Gram matrix. The blocks of neighbouring positions share almost all rows and columns. Tokens s..e-1 are a row of
-K_i in some positions of s..e and a column in the others; all rows from e on and all columns before s belong to every
-one of them and are eliminated in common. What is left has a row and a column for each of the e - s tokens. Its first
-half of positions shares the rows of the second half of tokens, its second half the columns of the first, and so on
-down to single tokens. Every level costs half of the one before, so all L positions together take O(L^3) a shift, in
-matrix products. (Schur complements, and inertia by Sylvester's law; the nesting is that of nested dissection, George
-1973. Used for Hankel blocks here; we know of no other place.)
+K_i at some of the positions s..e and a column at the others, but all rows from e on and all columns before s belong to
+each of them and are eliminated in common. What is left has a row and a column for each of the e - s tokens. The first
+half of its positions shares the rows of the second half of its tokens, the second half the columns of the first, and so
+on down to single tokens. Every level costs less than half of the one before, so that all L positions together take
+O(L^3) a shift, in matrix products. (Schur complements with nested intervals; compare nested dissection, George 1973.)
 
-Shapes: N operators times shifts, M nodes (intervals of tokens), n tokens in each.
+Shapes: B operators, K shifts, M nodes (intervals of tokens), N = B K, n tokens in each interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_GROUPS = 4  # intervals on each side of the middle for which the common columns are eliminated by eigenvectors
-_ENTRIES = 2**22  # of the largest temporary of one chunk of shifts
+_GROUPS = 6  # intervals on each side of the middle that begin with the eigenvectors of their common columns
+_ENTRIES = 2**22  # of the largest temporary for one chunk of shifts
 
 
 class Eliminated(NamedTuple):
@@ -38,61 +37,74 @@ class Eliminated(NamedTuple):
     zz: Tensor
 
 
-_Binary = Callable[..., Tensor]
-Eliminate = Callable[[Tensor, Tensor, Tensor, Tensor], Eliminated]
-"""(A, X, Z, scale) -> value of A, `X^T A^-1 X`, `X^T A^-1 Z`, `Z^T A^-1 Z`; `scale` is the largest entry before A."""
+class Elimination(NamedTuple):
+    """What is to be computed of K_i: the sum of the values of its rows, plus `sign` times that of its columns.
 
-
-@dataclass
-class _Nodes:
-    """`K = [[-P, C], [C^T, Q]]` of M intervals with what they share eliminated: P, Q, C (M, N, n, n).
-
-    `first`: (M,) the first token of each. `value`: (M, N), of what was eliminated. `scale_P`, `scale_Q`: (M, N), the
-    largest entries that ever were in P and Q, which say how large rounding errors in them are.
+    `block`: (A, X, Z, scale) -> value of A, `X^T A^-1 X`, `X^T A^-1 Z`, `Z^T A^-1 Z`; A (..., p, p), X (..., p, n),
+    Z (..., p, m), scale (...,), the largest entry that any step before A has seen.
+    `diagonal`: the values of diagonal blocks, (..., p) -> (...).
     """
 
-    P: Tensor
-    Q: Tensor
-    C: Tensor
-    first: Tensor
-    value: Tensor
-    scale_P: Tensor
-    scale_Q: Tensor
+    block: Callable[[Tensor, Tensor, Tensor, Tensor], Eliminated]
+    diagonal: Callable[[Tensor], Tensor]
+    sign: int
 
 
-def shifted_blocks(
-    T: Tensor,
-    shifts: Tensor,
-    eliminate: Eliminate,
-    core_value: Callable[[Tensor], Tensor],
-    *,
-    sign: int,
-) -> Tensor:
-    """Values of K_i for the left half of the positions: (B, K, ceil(L / 2) + 1), i = 0..ceil(L / 2).
+class HankelBlocks:
+    """The Hankel blocks of `T` (B, L, L), float64, ready to be eliminated at any shifts. O(L^3) time, O(L^2) memory.
 
-    `T`: (B, L, L) float64. `shifts`: (K,). `eliminate` says what is computed; `core_value` does it for a diagonal block,
-    (..., s) -> (...). The value of K_i is the sum over its rows plus `sign` times the sum over its columns.
+    `scale`: (B,), at least the largest singular value of any block; everything else is of T / scale.
+    `squared_norms`: (B, L + 1), `|H_i|_F^2` for i = 0..L. `columns`: (L + 1,), min(i, L - i), the
+    columns of K_i: behind the middle, where H_i has fewer rows than columns, it is transposed.
     """
-    batch, length, _ = T.shape
-    half = (length + 1) // 2
-    size = max(1, -(-half // _GROUPS))
-    gram = T[:, half:, :half].mT @ T[:, half:, :half]
-    cores = [_Core.of(T, gram, min(k * size, half - size), size) for k in range(-(-half // size))]
-    found = T.new_zeros(batch, len(shifts), half + 1)
-    chunk = max(1, _ENTRIES // (batch * 2 * size * half))
-    for k in range(0, len(shifts), chunk):
-        nodes = [core.nodes(shifts[k : k + chunk], core_value, sign) for core in cores]
-        leaves = _down_to_one(_joined(nodes), eliminate, sign)
-        for position, value in _positions(leaves, eliminate, sign):
-            found[:, k : k + chunk, position] = value.unflatten(1, (batch, -1)).permute(1, 2, 0)
-    return found
+
+    def __init__(self, T: Tensor) -> None:
+        T = T.tril(-1)
+        norms = _squared_norms(T)
+        largest = torch.minimum(norms.amax(-1), _largest_eigenvalue(T.abs()))
+        largest = torch.where(largest > 0, largest, 1)
+        T = T / largest.sqrt()[:, None, None]
+        self.scale = largest.sqrt()
+        self.squared_norms = norms / largest[:, None]
+        at = torch.arange(T.shape[-1] + 1, dtype=T.dtype, device=T.device)
+        self.columns = torch.minimum(at, at.flip(0))
+        # J T^T J has the Hankel blocks of T (transposed and reversed) in the opposite order
+        self._sides = _cores(T), _cores(T.flip(-1, -2).mT)
+
+    def eliminate(self, shifts: Tensor, elimination: Elimination) -> Tensor:
+        """Values of K_i at each of the shifts (B, K): (B, K, L + 1), i = 0..L."""
+        first, last = (_eliminate(cores, shifts, elimination) for cores in self._sides)
+        length = len(self.columns) - 1
+        return torch.cat([first[..., : length // 2 + 1], last[..., : (length + 1) // 2].flip(-1)], -1)
+
+
+def _squared_norms(T: Tensor) -> Tensor:
+    """A sum of squares for each position, and no differences: exact to rounding however small."""
+    length = T.shape[-1]
+    norms = T.new_zeros(len(T), length + 1)
+    norms[:, 1:length] = T.square().cumsum(-1).tril(-1).sum(-2)[:, : length - 1]
+    return norms
+
+
+def _largest_eigenvalue(A: Tensor) -> Tensor:
+    """An upper bound of that of `A^T A`, A >= 0, and so of those of its submatrices: (B, L, L) -> (B,).
+
+    `max (A^T A x)_j / x_j` is one for every x > 0 (Collatz 1942, Wielandt 1950), and a close one after power iteration.
+    """
+    x = torch.ones_like(A[:, 0, :, None])
+    for _ in range(10):
+        following = A.mT @ (A @ x)
+        bound = torch.where(x > 0, following / x, 0).amax((-2, -1))
+        x = following / following.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(A.dtype).tiny)
+    return bound
 
 
 @dataclass
 class _Core:
-    """An interval of tokens whose rows behind and columns before (the core) are eliminated, for any shift.
+    """An interval of n tokens, the rows behind it eliminated, the s columns before it in their eigenbasis.
 
-    `eigenvalues`: (B, s) of the columns before. `rows`, `columns`: (B, s, n), the coupling to them in their eigenbasis.
+    `eigenvalues`: (B, s). `rows`, `columns`: (B, s, n), the coupling of the tokens, as rows and as columns, to them.
+    `own`: (B, n, n), the Gram matrix of the tokens as columns. `coupling`: (B, n, n), T between the tokens.
     """
 
     first: int
@@ -102,84 +114,111 @@ class _Core:
     own: Tensor
     coupling: Tensor
 
-    @staticmethod
-    def of(T: Tensor, gram: Tensor, first: int, size: int) -> _Core:
-        """`gram`: that of the rows behind the half, (B, half, half)."""
-        stop, half = first + size, gram.shape[-1]
-        between = T[:, stop:half, :stop]
-        gram = gram[:, :stop, :stop] + between.mT @ between
-        eigenvalues, basis = torch.linalg.eigh(gram[:, :first, :first])
-        coupling = T[:, first:stop, :stop]
-        return _Core(
-            first,
-            eigenvalues,
-            basis.mT @ coupling[..., :first].mT,
-            basis.mT @ gram[:, :first, first:],
-            gram[:, first:, first:],
-            coupling[..., first:],
-        )
 
-    def nodes(self, shifts: Tensor, core_value: Callable[[Tensor], Tensor], sign: int) -> _Nodes:
-        one = torch.eye(self.own.shape[-1], dtype=self.own.dtype, device=self.own.device)
-        shifted = self.eigenvalues[:, None] + shifts[:, None]  # (B, K, s)
-
-        def product(one: Tensor, other: Tensor) -> Tensor:
-            """`one^T diag(1 / shifted) other` for every shift, as one product: (B, s, n), (B, s, m) -> (B, K, n, m)."""
-            over = one.mT[:, None] / shifted[..., None, :]
-            return (over.flatten(1, 2) @ other).unflatten(1, over.shape[1:3])
-
-        PC = product(self.rows, torch.cat([self.rows, self.columns], -1))
-        P = one + PC[..., : len(one)]
-        C = self.coupling[:, None] - PC[..., len(one) :]
-        Q = self.own[:, None] + shifts[:, None, None] * one - product(self.columns, self.columns)
-        P, Q, C, value = (t.flatten(0, 1)[None] for t in (P, Q, C, sign * core_value(shifted)))
-        largest = torch.cat([self.eigenvalues, self.own.diagonal(0, -2, -1)], -1).amax(-1)
-        scale_Q = largest[:, None].expand(-1, len(shifts)).flatten()[None]
-        return _Nodes(P, Q, C, torch.tensor([self.first]), value, _largest(P), scale_Q)
+def _cores(T: Tensor) -> list[_Core]:
+    """Intervals that cover the tokens of the first half, all of one length."""
+    half = (T.shape[-1] + 1) // 2
+    size = -(-half // _GROUPS)
+    behind = T[:, half:, :half]
+    gram = behind.mT @ behind
+    return [_core(T, gram, min(start, half - size), size) for start in range(0, half, size)]
 
 
-def _joined(parts: Sequence[_Nodes]) -> _Nodes:
-    return _Nodes(*(torch.cat([getattr(part, name) for part in parts]) for name in _Nodes.__dataclass_fields__))
+def _core(T: Tensor, gram: Tensor, first: int, size: int) -> _Core:
+    stop, half = first + size, gram.shape[-1]
+    between = T[:, stop:half, :stop]
+    gram = gram[:, :stop, :stop] + between.mT @ between
+    eigenvalues, basis = torch.linalg.eigh(gram[:, :first, :first])
+    rows, columns = basis.mT @ T[:, first:stop, :first].mT, basis.mT @ gram[:, :first, first:]
+    return _Core(first, eigenvalues, rows, columns, gram[:, first:, first:], T[:, first:stop, first:stop])
 
 
-def _down_to_one(nodes: _Nodes, eliminate: Eliminate, sign: int) -> _Nodes:
-    """Intervals of one token each. An odd interval is halved with its middle token on both sides."""
-    while (size := nodes.P.shape[-1]) > 1:
-        keep, gone = (size + 1) // 2, size // 2
-        P, Q, C = nodes.P, nodes.Q, nodes.C
-        # positions in the first half of the tokens have all rows of the second half
-        left = eliminate(P[..., keep:, keep:], P[..., keep:, :keep], C[..., keep:, :keep], nodes.scale_P)
-        # those in the second half have all columns of the first
-        right = eliminate(Q[..., :gone, :gone], Q[..., :gone, gone:], C[..., gone:, :gone].mT, nodes.scale_Q)
-        nodes = _Nodes(
-            _stacked(torch.sub, (P[..., :keep, :keep], left.xx), torch.add, (P[..., gone:, gone:], right.zz)),
-            _stacked(torch.add, (Q[..., :keep, :keep], left.zz), torch.sub, (Q[..., gone:, gone:], right.xx)),
-            _stacked(torch.sub, (C[..., :keep, :keep], left.xz), torch.sub, (C[..., gone:, gone:], right.xz.mT)),
-            torch.cat([nodes.first, nodes.first + gone]),
-            torch.cat([nodes.value + left.value, nodes.value + sign * right.value]),
-            torch.maximum(nodes.scale_P, torch.stack([_largest(left.xx), _largest(right.zz)])).flatten(0, 1),
-            torch.maximum(nodes.scale_Q, torch.stack([_largest(left.zz), _largest(right.xx)])).flatten(0, 1),
-        )
-    return nodes
+@dataclass
+class _Nodes:
+    """`[[-P, C], [C^T, Q]]` of M intervals, all that they share eliminated. P, Q, C: (M, N, n, n).
+
+    `first`: (M,), the first token of each. `value`: (M, N), of what was eliminated. `p_scale`, `q_scale`: (M, N), the
+    largest entries that were ever added to P and Q, which say how large rounding errors in them are.
+    """
+
+    P: Tensor
+    Q: Tensor
+    C: Tensor
+    first: Tensor
+    value: Tensor
+    p_scale: Tensor
+    q_scale: Tensor
 
 
-def _stacked(change: _Binary, first: tuple[Tensor, Tensor], other: _Binary, second: tuple[Tensor, Tensor]) -> Tensor:
-    """Both results in one new tensor, (2 M, ...), without copying them there."""
-    count = len(first[0])
-    result = first[0].new_empty(2 * count, *first[0].shape[1:])
-    change(*first, out=result[:count])
-    other(*second, out=result[count:])
+def _eliminate(cores: list[_Core], shifts: Tensor, elimination: Elimination) -> Tensor:
+    """Values at the positions 0..ceil(L / 2): (B, K, ceil(L / 2) + 1)."""
+    batch, count = shifts.shape
+    size = cores[-1].own.shape[-1]
+    half = cores[-1].first + size
+    found = shifts.new_zeros(batch, count, half + 1)
+    chunk = max(1, _ENTRIES // (batch * 2 * size * half))
+    for k in range(0, count, chunk):
+        parts = [_nodes(core, shifts[:, k : k + chunk], elimination) for core in cores]
+        nodes = _Nodes(*(torch.cat([getattr(part, name) for part in parts]) for name in _Nodes.__dataclass_fields__))
+        while nodes.P.shape[-1] > 1:
+            nodes = _halved(nodes, elimination)
+        nothing = nodes.P[..., :0]
+        row = elimination.block(nodes.P, nothing, nothing, nodes.p_scale).value
+        column = elimination.block(nodes.Q, nothing, nothing, nodes.q_scale).value
+        # before a token's position it is a column, from there on a row
+        for at, last in ((nodes.first, row), (nodes.first + 1, elimination.sign * column)):
+            found[:, k : k + chunk, at] = (nodes.value + last).unflatten(1, (batch, -1)).permute(1, 2, 0)
+    return found
+
+
+def _nodes(core: _Core, shifts: Tensor, elimination: Elimination) -> _Nodes:
+    shifted = core.eigenvalues[:, None] + shifts[..., None]  # (B, K, s)
+
+    def product(one: Tensor, other: Tensor) -> Tensor:
+        """`one^T diag(1 / shifted) other` for all shifts in one product: (B, s, n), (B, s, m) -> (B, K, n, m)."""
+        over = one.mT[:, None] / shifted[..., None, :]
+        return (over.flatten(1, 2) @ other).unflatten(1, over.shape[1:3])
+
+    size = core.own.shape[-1]
+    identity = torch.eye(size, dtype=shifts.dtype, device=shifts.device)
+    row_products = product(core.rows, torch.cat([core.rows, core.columns], -1))
+    P = identity + row_products[..., :size]
+    C = core.coupling[:, None] - row_products[..., size:]
+    Q = core.own[:, None] + shifts[..., None, None] * identity - product(core.columns, core.columns)
+    value = elimination.sign * elimination.diagonal(shifted)
+    largest = torch.cat([core.eigenvalues, core.own.diagonal(0, -2, -1)], -1).amax(-1)
+    P, Q, C, value, q_scale = (t.flatten(0, 1)[None] for t in (P, Q, C, value, largest[:, None].expand(shifts.shape)))
+    return _Nodes(P, Q, C, torch.tensor([core.first]), value, _largest(P), q_scale)
+
+
+def _halved(nodes: _Nodes, elimination: Elimination) -> _Nodes:
+    """Both halves of every interval; an odd one has its middle token in both."""
+    P, Q, C = nodes.P, nodes.Q, nodes.C
+    keep, gone = (P.shape[-1] + 1) // 2, P.shape[-1] // 2
+    # positions in the first half have all rows of the second half of the tokens, the others all columns of the first
+    left = elimination.block(P[..., keep:, keep:], P[..., keep:, :keep], C[..., keep:, :keep], nodes.p_scale)
+    right = elimination.block(Q[..., :gone, :gone], Q[..., :gone, gone:], C[..., gone:, :gone].mT, nodes.q_scale)
+    first, second = slice(None, keep), slice(gone, None)
+    return _Nodes(
+        _both(P[..., first, first], -left.xx, P[..., second, second], right.zz),
+        _both(Q[..., first, first], left.zz, Q[..., second, second], -right.xx),
+        _both(C[..., first, first], -left.xz, C[..., second, second], -right.xz.mT),
+        torch.cat([nodes.first, nodes.first + gone]),
+        torch.cat([nodes.value + left.value, nodes.value + elimination.sign * right.value]),
+        torch.cat([torch.maximum(nodes.p_scale, _largest(grown)) for grown in (left.xx, right.zz)]),
+        torch.cat([torch.maximum(nodes.q_scale, _largest(grown)) for grown in (left.zz, right.xx)]),
+    )
+
+
+def _both(one: Tensor, change: Tensor, other: Tensor, other_change: Tensor) -> Tensor:
+    """The two sums one after the other in (2 M, ...), written there at once."""
+    count = len(one)
+    result = one.new_empty(2 * count, *one.shape[1:])
+    torch.add(one, change, out=result[:count])
+    torch.add(other, other_change, out=result[count:])
     return result
 
 
-def _positions(leaves: _Nodes, eliminate: Eliminate, sign: int) -> list[tuple[Tensor, Tensor]]:
-    """(positions, values (M, N)): before a token's position it is a row, behind it a column."""
-    nothing = leaves.P[..., :0]
-    row = eliminate(leaves.P, nothing, nothing, leaves.scale_P).value
-    column = eliminate(leaves.Q, nothing, nothing, leaves.scale_Q).value
-    return [(leaves.first, leaves.value + row), (leaves.first + 1, leaves.value + sign * column)]
-
-
 def _largest(products: Tensor) -> Tensor:
-    """The largest diagonal entry, in magnitude: (..., n, n) -> (...)."""
+    """The largest diagonal entry in magnitude: (..., n, n) -> (...)."""
     return products.diagonal(0, -2, -1).abs().amax(-1)

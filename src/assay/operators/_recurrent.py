@@ -108,7 +108,9 @@ class RecurrentOperator(SequenceOperator):
     def apply(self, values: Tensor) -> Tensor:
         """O(L N C) time for diagonal(-plus-rank-one) transitions; little memory besides the output."""
         batch = torch.broadcast_shapes(self.batch_shape, values.shape[:-2])
-        run = self if batch == self.batch_shape else self._map(lambda t, event: t.expand(*batch, *t.shape[-1 - event :]))
+        run = (
+            self if batch == self.batch_shape else self._map(lambda t, event: t.expand(*batch, *t.shape[-1 - event :]))
+        )
         y = scan(run.A, run.B, run.C, values, run.rank_one, pre_update=self._pre_update)
         return y if run.D is None else y + run.D[..., None] * values
 

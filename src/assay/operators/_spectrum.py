@@ -16,6 +16,7 @@ Result = TypeVar("Result")
 # Eigenvalues of a float64 Gram matrix have an error of about eps * sigma_1^2 * size, so singular values below about
 # 1e-7 sigma_1 are noise. Entries that came in float32 carry relative errors of 6e-8 themselves and lose nothing by it.
 GRAM_RESOLUTION = 1e-6
+GRAM_ROUNDING = 4e-16  # error of such an eigenvalue, relative to the largest
 
 
 def singular_values(blocks: Tensor, *, gram: bool = False) -> Tensor:

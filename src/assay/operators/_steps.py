@@ -26,7 +26,9 @@ class Transition(NamedTuple):
         if self.A.ndim == rows.ndim:
             return rows @ self.A.mT
         moved = rows * self.A[..., None, :]
-        return moved if self.u is None or self.w is None else moved + (rows @ self.w[..., None]) * self.u[..., None, :]
+        if self.u is None or self.w is None:
+            return moved
+        return torch.addcmul(moved, rows @ self.w[..., None], self.u[..., None, :])
 
     def stretch(self, k: int) -> Transition:
         """That of the k-th stretch, from those of shape (M, S, ...)."""
@@ -37,7 +39,9 @@ class Transition(NamedTuple):
         if self.A.ndim == rows.ndim:
             return rows @ self.A
         moved = rows * self.A[..., None, :]
-        return moved if self.u is None or self.w is None else moved + (rows @ self.u[..., None]) * self.w[..., None, :]
+        if self.u is None or self.w is None:
+            return moved
+        return torch.addcmul(moved, rows @ self.u[..., None], self.w[..., None, :])
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,17 @@ class Steps:
         newest = torch.arange(int((stops - starts).max()))
         index = starts[:, None] + newest if backwards else stops[:, None] - 1 - newest
         idle = (index < starts[:, None]) | (index >= stops[:, None])
-        index = index.clamp(0, self.length - 1).to(self.B.device)
-        A, u, w = (None if t is None else t[:, index].double() for t in (self.A, self.u, self.w))
-        B = (self.C if backwards else self.B)[:, index].double()
-        assert A is not None
+        index = index.clamp(0, self.length - 1)
+
+        first, last = int(index.min()), int(index.max())
+        chosen = (index - first).flatten().to(self.B.device)
+
+        def take(tensor: Tensor) -> Tensor:
+            near = tensor[:, first : last + 1].double()  # what is not contiguous is copied by index_select as a whole
+            return near.index_select(1, chosen).reshape(len(tensor), *index.shape, *tensor.shape[2:])
+
+        A, B = take(self.A), take(self.C if backwards else self.B)
+        u, w = (None if t is None else take(t) for t in (self.u, self.w))
         if backwards and not self.pre_update:
             B = Transition(A, u, w).before(B[..., None, :])[..., 0, :]
         if backwards:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assay.models.adapters._calls import MixerCall, flat_heads
+from assay.models.adapters._calls import MixerCall, at_least_float32, flat_heads
 from assay.models.adapters._registry import Reading, adapter
 from assay.models.adapters.mamba2 import short_convolution
 from assay.operators import RecurrentOperator
@@ -37,7 +37,9 @@ def read_gated_delta_net(call: MixerCall) -> Reading:
     else:  # OLMo hybrid
         mixed, b, a = _side_by_side(outputs), outputs["b_proj"], outputs["a_proj"]
     beta = b.sigmoid() * (2 if getattr(mixer, "allow_neg_eigval", False) else 1)
-    log_decay = -_full(mixer.A_log).exp() * nn.functional.softplus(_full(a) + mixer.dt_bias)  # (B, L, H)
+    log_decay = -at_least_float32(mixer.A_log).exp() * nn.functional.softplus(
+        at_least_float32(a) + mixer.dt_bias
+    )  # (B, L, H)
     output = call.inputs["norm" if "norm" in call.inputs else "o_norm"]
     return _read(mixer, mixed, (mixer.num_k_heads, mixer.head_k_dim), beta, log_decay[..., None], output)
 
@@ -65,12 +67,15 @@ def _read(mixer: Any, mixed: Tensor, keys: tuple[int, int], beta: Tensor, log_de
     mixed = short_convolution(mixed, mixer.conv1d, ACT2FN[mixer.activation])
     query, key, value = mixed.split([width, width, mixed.shape[-1] - 2 * width], dim=-1)
     query, key = (
-        _unit(_full(flat_heads(part, key_heads))).repeat_interleave(heads // key_heads, dim=1) for part in (query, key)
+        _unit(at_least_float32(flat_heads(part, key_heads))).repeat_interleave(heads // key_heads, dim=1)
+        for part in (query, key)
     )  # (B, H, L, N)
-    alpha = _full(log_decay).exp().transpose(1, 2)
-    written = _full(beta).mT[..., None] * key
+    alpha = at_least_float32(log_decay).exp().transpose(1, 2)
+    written = at_least_float32(beta).mT[..., None] * key
     operator = RecurrentOperator(alpha, written, query * key_size**-0.5, rank_one=(-written, alpha * key))
-    return Reading(operator, _full(flat_heads(value, heads)), flat_heads(output.reshape(batch, length, -1), heads))
+    return Reading(
+        operator, at_least_float32(flat_heads(value, heads)), flat_heads(output.reshape(batch, length, -1), heads)
+    )
 
 
 def _side_by_side(outputs: dict[str, Tensor]) -> Tensor:
@@ -81,8 +86,3 @@ def _side_by_side(outputs: dict[str, Tensor]) -> Tensor:
 def _unit(x: Tensor) -> Tensor:
     """Vectors along the last dimension, scaled to length 1; the 1e-6 is the models' own, and keeps zeros zero."""
     return x * (x.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
-
-
-def _full(x: Tensor) -> Tensor:
-    """At least float32, in which the models compute the recurrence."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -47,7 +47,8 @@ def weights_and_values(call: MixerCall, which: int = 0) -> tuple[Tensor, Tensor]
     """One product of the call by head: (B, H, L, L) and (B, H, L, C). Raises `NotMeasuredError` where there is none."""
     name = type(call.module).__name__
     if not call.products:
-        raise NotMeasuredError(f"not supported: {name}")
+        why = f" ({_WITHOUT_A_PRODUCT[name]})" if name in _WITHOUT_A_PRODUCT else ""
+        raise NotMeasuredError(f"not supported: {name}{why}")
     batch, length = call.hidden_states.shape[:2]
     weights, values = (_by_head(tensor, batch) for tensor in call.products[which])
     if weights.shape[-1] != length:
@@ -66,6 +67,14 @@ def _output(call: MixerCall, heads: int, channels: int) -> Tensor:
     if not isinstance(found, Tensor) or found.numel() != batch * heads * length * channels:
         raise NotMeasuredError(f"not supported: {type(call.module).__name__} (its output was not found)")
     return flat_heads(found.reshape(batch, length, -1), heads)
+
+
+_WITHOUT_A_PRODUCT = {  # of softmax weights with values, over the tokens as they come
+    "LSHSelfAttention": "Reformer sorts the tokens into buckets first",
+    "LocalSelfAttention": "Reformer multiplies chunk by chunk",
+    "ProphetNetNgramSelfAttention": "copies of the sequence that predict n-grams run beside it",
+    "XLNetRelativeAttention": "it attends to later tokens",
+}
 
 
 def _by_head(tensor: Tensor, batch: int) -> Tensor:

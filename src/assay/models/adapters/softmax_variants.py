@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from assay.models.adapters._calls import MixerCall
-from assay.models.adapters._registry import Reading, adapter
+from assay.models.adapters._registry import NotMeasuredError, Reading, adapter
 from assay.models.adapters.softmax import read_softmax, weights_and_values
 from assay.operators import DenseOperator
 
@@ -29,7 +29,7 @@ def read_differential(call: MixerCall) -> Reading:
     return Reading(operator, values, call.inputs["groupnorm"].transpose(1, 2), kind="attention difference")
 
 
-@adapter("JetMoeAttention", "JetMoE: mixture of attention heads, each with keys and values of its own for every token")
+@adapter("JetMoeAttention", "JetMoE: attention with queries and outputs by expert, keys and values shared")
 def read_mixture(call: MixerCall) -> Reading:
     """The output enters the experts sorted by expert: `order[n]` is the (token, rank) that stands at n."""
     order = call.outputs["experts.router"]
@@ -42,9 +42,13 @@ def read_mixture(call: MixerCall) -> Reading:
 def read_rotated(call: MixerCall) -> Reading:
     """Values are turned by their position, and the output is turned back by its own before it can be read.
 
-    Both turns are orthogonal, so T between them has the singular values of the whole. A layer that has
-    compressed some tokens attends to more keys than there are tokens, and is not measured.
+    Both turns are orthogonal, so T between them has the singular values of the whole. A layer that has compressed some
+    tokens attends to more keys than there are tokens, and is not measured.
     """
+    length = call.hidden_states.shape[1]
+    if call.products and (compressed := call.products[0][0].shape[-1] - length) > 0:
+        keys = f"{compressed} compressed keys besides {length} tokens"
+        raise NotMeasuredError(f"not supported: DeepseekV4Attention (attends to {keys})")
     reading = read_softmax(call)
     angles = call.kwargs["position_embeddings"][call.module.rope_layer_type]
     cos, sin = (part.repeat_interleave(2, dim=-1)[:, None] for part in angles)  # (B, 1, L, R)

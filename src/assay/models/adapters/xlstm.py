@@ -16,7 +16,8 @@ from assay.models.adapters._registry import Reading, adapter
 from assay.operators import RecurrentOperator
 
 
-@adapter("xLSTMLayer", "mLSTM (xLSTM): one normalised recurrence for each head")
+@adapter("xLSTMLayer", "mLSTM (xLSTM): one normalised recurrence for each head",
+         matches=lambda module: type(module).__name__ in ("xLSTMLayer", "mLSTMLayer"))  # fmt: skip
 def read_mlstm(call: MixerCall) -> Reading:
     """Operators with batch shape (B, H), state qk_dim / H, v_dim / H value channels each, float64."""
     config, found = call.module.config, call.outputs
@@ -31,7 +32,7 @@ def read_mlstm(call: MixerCall) -> Reading:
         gates = cap * torch.tanh(gates / cap)
     log_i, forget = gates.double().mT.chunk(2, dim=-2)  # (B, H, L) each
     q, k = (flat_heads(tensor.double(), config.num_heads) for tensor in (q, k))
-    operator = mlstm(q, k, log_i, nn.functional.logsigmoid(forget), config.eps)
+    operator = mlstm(q, k, log_i, nn.functional.logsigmoid(forget), call.module.mlstm_backend.config.eps)
     return Reading(operator, flat_heads(v, config.num_heads), found["mlstm_backend"])
 
 
