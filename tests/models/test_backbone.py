@@ -100,6 +100,7 @@ def test_the_parts_are_where_the_config_says() -> None:
     assert model.config.num_hidden_layers == len(model.layers) == 3
     assert [type(layer.mixer) for layer in model.layers] == [MIXERS["attention"], MIXERS["gla"], MIXERS["gla"]]
     assert model.layers[1].mixer.num_heads == 2
+    assert model.config.num_attention_heads == 4
     assert model.layers[1].mlp.down.in_features == 64
     assert model.head.weight is model.embedding.weight
     assert make("gla", tie_word_embeddings=False).head.weight.shape == (VOCABULARY, 32)

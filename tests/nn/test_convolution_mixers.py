@@ -194,6 +194,7 @@ def test_base_conv_is_its_formula():
     """The short one against the convolution of torch."""
     torch.manual_seed(0)
     x, mixer = drive(BaseConv(6, kernel_size=3))
+    assert 0.4 < float(mixer.filter.kernel.detach().abs().max()) <= 3**-0.5
     mixer.bias.data.normal_()
     conv = nn.Conv1d(6, 6, 3, groups=6).double()
     conv.weight.data, conv.bias.data = mixer.filter.kernel.data.flip(-1)[:, None], mixer.bias.data

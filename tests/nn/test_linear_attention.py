@@ -11,6 +11,7 @@ from torch import Tensor
 
 from assay._errors import InputError
 from assay.nn._linear_attention import (
+    _chunked,
     linear_attention,
     linear_attention_before_update,
     linear_attention_step,
@@ -167,6 +168,19 @@ def test_half_precision_is_computed_in_float32() -> None:
 
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, linear_attention(q.float(), k.float(), v.float(), a).bfloat16())
+
+
+def test_autocast_leaves_the_kernel_in_float32() -> None:
+    """Half precision ends at 65,504 = exp(11); exponents go up to 60."""
+    q, k, v = (draw(B, H, 150, n, seed=s, dtype=torch.float32) for s, n in enumerate((N, N, C)))
+    a = -0.9 * torch.ones(B, H, 150, N)
+
+    with torch.autocast("cpu", torch.float16):
+        y = linear_attention(q, k, v, a)
+
+    assert torch.equal(y, linear_attention(q, k, v, a))
+    with torch.autocast("cpu", torch.float16):  # the control: the same without that care
+        assert not torch.isfinite(_chunked(q, k, v, a)).all()
 
 
 def test_forward_mode_and_reverse_mode_agree() -> None:

@@ -131,6 +131,12 @@ def test_scan_has_second_derivatives_and_tangents():
         by_rows, by_columns = (f(scan, argnums=k)(*fixed) for f in (torch.func.jacrev, torch.func.jacfwd))
         torch.testing.assert_close(by_rows, by_columns)
 
+        def total(*inputs: Tensor) -> Tensor:
+            return scan(*inputs).pow(3).sum()
+
+        second, by_rows = (f(torch.func.jacrev(total, k), k)(*fixed) for f in (torch.func.jacfwd, torch.func.jacrev))
+        torch.testing.assert_close(second, by_rows)
+
 
 def test_scan_in_half_precision_is_done_in_float32():
     decay, inputs, _ = scan_inputs(300)

@@ -88,6 +88,10 @@ def _check_config(source: Source, config: dict[str, Any], trust_remote_code: boo
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     kind = config.get("model_type")
+    if kind == "assay-backbone":
+        from assay.models import backbone  # noqa: F401  (it registers itself with transformers)
+
+        return
     if config.get("auto_map") and (trust_remote_code or kind in CAUSAL):
         return
     if config.get("auto_map") and kind not in CONFIG_MAPPING:

@@ -66,6 +66,11 @@ class BackboneConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is
         """The name of each layer's mixer."""
         return parse_pattern(self.pattern, _mixers())
 
+    @property
+    def num_attention_heads(self) -> int:
+        """The most heads of a layer, by which the memory of a measurement is estimated."""
+        return max(self.mixers.get(name, {}).get("num_heads", 4) for name in self.layers)
+
 
 class Backbone(PreTrainedModel):  # type: ignore[misc]
     """Embedding, layers of a mixer and a SwiGLU MLP with an RMSNorm before each, RMSNorm, head.

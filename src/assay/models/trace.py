@@ -197,7 +197,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
     count = getattr(text, "num_hidden_layers", None)
     lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    decoder: Any = model.get_decoder() if callable(getattr(model, "get_decoder", None)) else None  # type: ignore[operator]
     inside = {id(m) for m in decoder.modules()} if isinstance(decoder, nn.Module) else set()
     lists.sort(key=lambda item: (id(item[1]) not in inside, len(item[1]) != count, item[0].count(".")))
     for _, candidate in lists:

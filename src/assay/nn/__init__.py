@@ -58,11 +58,13 @@ MIXERS: dict[str, Callable[..., Mixer]] = {
     "rg-lru": RGLRU,
     "hgrn": HGRN,
     "qlstm": QLSTM,
+    "qlstm-reversed": partial(QLSTM, reversed_gate=True),
     "lstm": LSTM,
     "hyena": Hyena,
     "long-convolution": LongConvolution,
     "h3": H3,
     "base-conv": BaseConv,
+    "base-conv-short": partial(BaseConv, kernel_size=3),
     # as Parnichkun et al. 2025 parameterise them
     "ess-la": LA,
     "ess-wla": WLA,

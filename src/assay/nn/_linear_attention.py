@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from assay.nn._kernels import fused
+from assay.nn._scan import at_least_float32
 
 CHUNK = 64
 MIN_LOG_DECAY = -100.0  # smaller is 0 in float32; keeps sums finite where a is 0
@@ -20,7 +21,7 @@ SAFE_EXPONENT = 60.0  # exp(60) times itself in a sum of products is still far f
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None = None) -> Tensor:
-    """y, (..., L, C), in the dtype of v, computed in float32 at least.
+    """y, (..., L, C), in the dtype of v, computed in float32 at least, also under autocast.
 
     Args:
         q, k: (..., L, N).
@@ -34,6 +35,11 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None =
     """
     if kernel := fused("linear_attention", v):
         return kernel(q, k, v, log_decay)
+    with torch.autocast(v.device.type, enabled=False):  # half precision has no room for the exponents
+        return _chunked(q, k, v, log_decay)
+
+
+def _chunked(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None) -> Tensor:
     dtype, length = v.dtype, v.shape[-2]
     chunk = min(CHUNK, 1 << (length - 1).bit_length())  # a power of two
     q, k, v = (_chunks(t, chunk) for t in (q, k, v))  # (..., M, chunk, N or C)
@@ -85,7 +91,7 @@ def _late(x: Tensor) -> Tensor:
 def _chunks(x: Tensor, chunk: int) -> Tensor:
     """(..., L, N) -> (..., M, chunk, N), padded with zeros, in float32 at least."""
     x = pad(x, (0, 0, 0, -x.shape[-2] % chunk)) if x.shape[-2] % chunk else x
-    return x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-2, (-1, chunk))
+    return at_least_float32(x).unflatten(-2, (-1, chunk))
 
 
 def _joined(y: Tensor, length: int, dtype: torch.dtype) -> Tensor:
@@ -94,7 +100,7 @@ def _joined(y: Tensor, length: int, dtype: torch.dtype) -> Tensor:
 
 def _cumulated(log_decay: Tensor, chunk: int) -> Tensor:
     """b: the sum of log a from the chunk's first token on, (..., M or 1, chunk, N or 1)."""
-    log_decay = log_decay.to(torch.promote_types(log_decay.dtype, torch.float32)).clamp(min=MIN_LOG_DECAY)
+    log_decay = at_least_float32(log_decay).clamp(min=MIN_LOG_DECAY)
     if log_decay.shape[-2] == 1:
         steps = torch.arange(1, chunk + 1, device=log_decay.device, dtype=log_decay.dtype)
         return log_decay[..., None, :, :] * steps[:, None]

@@ -28,11 +28,7 @@ class ImplicitFilter(nn.Module):
         if max_length < 1:
             raise InputError(f"max_length is {max_length}; expected at least 1")
         self.max_length = max_length
-        sine = Sine(self.width)
-        layers: list[nn.Module] = [nn.Linear(2 * self.bands + 1, self.width), sine]
-        for _ in range(2):
-            layers += [nn.Linear(self.width, self.width), sine]
-        self.mlp = nn.Sequential(*layers, nn.Linear(self.width, channels, bias=False))
+        self.mlp: nn.Module = SineMLP(2 * self.bands + 1, self.width, channels)
         self.rate: Tensor
         self.register_buffer("rate", math.log(100) / torch.linspace(1.5, 0.3, channels))
 
@@ -43,6 +39,21 @@ class ImplicitFilter(nn.Module):
         with torch.autocast(time.device.type, enabled=False):  # angles of 14 and more need more than 8 bits
             h = self.mlp(torch.cat([time, angle.cos(), angle.sin()], dim=-1))
         return (h * torch.exp(-self.rate * time)).mT
+
+
+class SineMLP(nn.Module):
+    """Three hidden layers with one `Sine` for all of them: each weight has one name, or it could not be saved."""
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList(nn.Linear(size, width) for size in (inputs, width, width))
+        self.sine = Sine(width)
+        self.last = nn.Linear(width, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = self.sine(layer(x))
+        return self.last(x)
 
 
 class Sine(nn.Module):

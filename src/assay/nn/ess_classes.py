@@ -31,6 +31,7 @@ from assay.nn._head_size import head_size
 from assay.nn._linear_attention import linear_attention, linear_attention_step
 from assay.nn._mixer import Mixer, heads, merge_heads
 from assay.nn._positions import rotary
+from assay.nn._scan import at_least_float32
 from assay.nn._selective_scan import selective_scan
 from assay.operators import DenseOperator, RecurrentOperator
 
@@ -103,7 +104,7 @@ class _LowRankLogits(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         z: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
-        return heads(z.to(torch.promote_types(z.dtype, torch.float32)), self.num_heads)
+        return heads(at_least_float32(z), self.num_heads)
 
 
 class LA(_HeadwiseClass):
@@ -156,7 +157,7 @@ class WLA(_DecayingClass):
         self.a = nn.Parameter(torch.zeros(num_heads, self.key_size))
 
     def log_decay(self, x: Tensor) -> Tensor:  # noqa: ARG002
-        return logsigmoid(self.a)[None, :, None] / self.beta
+        return logsigmoid(at_least_float32(self.a))[None, :, None] / self.beta
 
 
 class GLAS6(_DecayingClass):
@@ -245,8 +246,7 @@ class S6(Mixer):
         self.W_O = nn.Linear(d_model, d_model, bias=False)
 
     def features(self, x: Tensor) -> S6Features:
-        z = self.W_delta(x)
-        delta = softplus(z.to(torch.promote_types(z.dtype, torch.float32)))
+        delta = softplus(at_least_float32(self.W_delta(x)))
         return S6Features(self.W_B(x), self.W_C(x), delta, self.W_V(x).mT[..., None])
 
     def _a(self, delta: Tensor) -> Tensor:

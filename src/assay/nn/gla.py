@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, silu
 
@@ -13,6 +12,7 @@ from assay.nn._head_size import head_size
 from assay.nn._linear_attention import linear_attention, linear_attention_step
 from assay.nn._mixer import Mixer, heads, merge_heads
 from assay.nn._norm import RMSNorm
+from assay.nn._scan import at_least_float32
 from assay.operators import RecurrentOperator
 
 
@@ -64,9 +64,7 @@ class GatedLinearAttention(Mixer):
         self.out = nn.Linear(values, d_model, bias=False)
 
     def _log_decay(self, x: Tensor) -> Tensor:
-        """In float32 at least."""
-        z = self.decay(x)
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        z = at_least_float32(self.decay(x))
         return heads(logsigmoid(z), self.num_heads) / self.gate_temperature
 
     def features(self, x: Tensor) -> GLAFeatures:

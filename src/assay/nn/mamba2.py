@@ -15,6 +15,7 @@ from assay.nn._kernels import fused
 from assay.nn._linear_attention import linear_attention, linear_attention_step
 from assay.nn._mixer import Mixer, heads, merge_heads
 from assay.nn._norm import RMSNorm
+from assay.nn._scan import at_least_float32
 from assay.nn._short_convolution import ShortConvolution
 from assay.operators import RecurrentOperator
 
@@ -67,7 +68,7 @@ class Mamba2(Mixer):
 
     def _features(self, z: Tensor, convolved: Tensor, delta: Tensor) -> Mamba2Features:
         x, B, C = convolved.split(self.convolved_sizes, dim=-1)
-        delta = softplus(delta.to(torch.promote_types(delta.dtype, torch.float32)) + self.dt_bias)
+        delta = softplus(at_least_float32(delta) + self.dt_bias)
         return Mamba2Features(B[:, None], C[:, None], delta.mT[..., None], heads(x, self.num_heads), z)
 
     def _log_decay(self, delta: Tensor) -> Tensor:

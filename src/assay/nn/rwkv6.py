@@ -11,6 +11,7 @@ from torch.nn.functional import pad, silu
 from assay.nn._head_size import head_size
 from assay.nn._linear_attention import linear_attention_before_update
 from assay.nn._mixer import Mixer, heads, merge_heads
+from assay.nn._scan import at_least_float32
 from assay.operators import RecurrentOperator
 
 
@@ -62,10 +63,10 @@ class RWKV6(Mixer):
         """x and the token before each, (B, L, d_model)."""
         shift = before - x
         low = torch.tanh((x + shift * self.mix_x) @ self.mix_in).unflatten(-1, (5, -1))
-        amount = self.mix_base + (low[..., None, :] @ self.mix_out).squeeze(-2)  # (B, L, 5, d_model)
+        amount = self.mix_base + torch.einsum("blfr,frd->blfd", low, self.mix_out)
         w, k, v, r, g = (x[..., None, :] + shift[..., None, :] * amount).unbind(-2)
         d = self.decay_base + torch.tanh(w @ self.decay_in) @ self.decay_out
-        log_decay = -torch.exp(d.to(torch.promote_types(d.dtype, torch.float32)))
+        log_decay = -torch.exp(at_least_float32(d))
         r, k, log_decay, v = (heads(t, self.num_heads) for t in (self.r(r), self.k(k), log_decay, self.v(v)))
         return RWKV6Features(r, k, log_decay, v, silu(self.g(g)))
 

@@ -24,7 +24,6 @@ from assay.operators._operator import SequenceOperator
 from assay.operators._recurrent import RecurrentOperator
 from assay.operators._spectrum import in_parallel
 
-
 ROUNDING = 64  # times the machine epsilon of the entries, relative to the largest singular value so far
 
 

@@ -153,7 +153,7 @@ class RecurrentOperator(SequenceOperator):
         return self._map(lambda tensor, _: tensor[index])
 
     def double(self) -> RecurrentOperator:
-        return self._map(lambda tensor, _: tensor.double())
+        return self._map(lambda tensor, _: _double(tensor))
 
     def _map(self, change: Callable[[Tensor, int], Tensor]) -> RecurrentOperator:
         """`change` is given each tensor and the number of its dimensions behind L."""
@@ -162,6 +162,14 @@ class RecurrentOperator(SequenceOperator):
         D = None if self.D is None else change(self.D, 0)
         pair = None if self.rank_one is None else (change(self.rank_one[0], 1), change(self.rank_one[1], 1))
         return make(A, change(self.B, 1), change(self.C, 1), D, rank_one=pair)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    """Dimensions that were only expanded stay so: transitions that are the same at all times are not copied L times."""
+    if tensor.dtype == torch.float64:
+        return tensor
+    once = tensor[tuple(slice(0, 1) if step == 0 else slice(None) for step in tensor.stride())]
+    return once.double().expand(tensor.shape)
 
 
 def _block_diagonal(blocks: Tensor) -> Tensor:

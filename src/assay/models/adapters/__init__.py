@@ -19,7 +19,7 @@ from assay.models.adapters._registry import registered as registered
 # isort: off
 # They register themselves; what comes later is asked first, so softmax reads the attention that nothing else reads.
 from assay.models.adapters import softmax, softmax_variants  # noqa: F401
-from assay.models.adapters import delta, lightning, mamba, mamba2, rglru, rwkv, shortconv, xlstm  # noqa: F401
+from assay.models.adapters import delta, lightning, mamba, mamba2, mixers, rglru, rwkv, shortconv, xlstm  # noqa: F401
 # isort: on
 
 __all__ = ["Adapter", "MixerCall", "NotMeasuredError", "Reading", "adapter", "adapter_for", "flat_heads", "registered"]

@@ -16,7 +16,8 @@ def read_mixer(call: MixerCall) -> Reading:
     mixer: Mixer = call.module
     features = mixer.features(call.hidden_states)
     operator = mixer.to_operator(features)
-    return Reading(operator, features.values, call.outputs["mixed"], kind=_kind(operator))
+    output = call.outputs["mixed"].to(call.hidden_states.dtype)  # where parts are in half precision, it is no better
+    return Reading(operator, features.values, output, kind=_kind(operator))
 
 
 def _kind(operator: SequenceOperator) -> str:
