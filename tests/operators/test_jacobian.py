@@ -211,8 +211,10 @@ def test_the_error_estimate_is_honest(rate: float, rank: int) -> None:
         H = decaying((90, 120), rate, seed)
         sigma, error = search(H, seed, rank=rank)
         true = torch.linalg.svdvals(H)
+        off = float((true - sigma).max())
         assert (sigma <= true + 1e-13).all()
         assert (true <= (sigma.square() + error**2).sqrt() + 1e-13).all()
+        assert error <= 4 * max(off, 1e-5)  # and not too cautious
         # the control: a rank that is too small is told
         assert (error <= 1e-3 * true[0]) == (rank == 512 or rate == 1.0)
 
@@ -256,14 +258,16 @@ def test_all_ways_to_the_spectra_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     each, error = JacobianOperator(module, x).hankel_spectrum(positions)
     assert not error.any()
     torch.testing.assert_close(each, whole, rtol=0, atol=1e-12)
-    searched, error = JacobianOperator(module, x, rank=12, tolerance=1e-6).hankel_spectrum(positions)
-    assert error[:, 1].min() > 0  # 36 by 66 there: searched; rank 12 is all there is
-    assert error.max() < 1e-6 * whole[..., 0].max()
-    assert ((whole[..., :12] - searched).abs().amax(-1) <= error + 1e-13).all()
+    few = {"rank": 20, "tolerance": 1e-6}
+    searched, error = JacobianOperator(module, x, **few).hankel_spectrum(positions)
+    assert (error > 0).tolist() == [[False, True, False]] * 2  # 8 by 108 and 80 by 18 are small, 36 by 66 is not
+    assert (error <= 1e-6 * whole[..., 0]).all()
+    size = searched.shape[-1]
+    assert ((whole[..., :size] - searched).abs().amax(-1) <= error + 1e-13).all()
 
-    again = JacobianOperator(module, x, rank=12, tolerance=1e-6).hankel_spectrum([9])
-    assert torch.equal(again[0][:, 0], searched[:, 1])  # the same seed, the same numbers
-    other = JacobianOperator(module, x, rank=12, tolerance=1e-6, seed=1).hankel_spectrum([9])
+    again = JacobianOperator(module, x, **few).hankel_spectrum([9])
+    assert torch.equal(again[0][:, 0], searched[:, 1, : again[0].shape[-1]])  # the same seed, the same numbers
+    other = JacobianOperator(module, x, **few, seed=1).hankel_spectrum([9])
     assert not torch.equal(other[0], again[0])
 
 
@@ -339,7 +343,7 @@ class WrongDerivative(SecondDerivativeOnly):
     """Its forward mode is wrong, its reverse mode right."""
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
         return 3 * tangent
 
 
