@@ -20,7 +20,7 @@ from assay.models.trace import MixerTrace
 from assay.operators import DenseOperator, Realisation, RecurrentOperator, SequenceOperator
 from assay.operators._realise import realise
 
-HALVINGS = 8  # of the interval in which the threshold is sought, on a logarithmic scale
+STEPS = 5  # of the search for the largest threshold
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compress(
         tolerance: relative error `|y' - y| / |y|` that each head may make, above 0 and below 1. The state at each
             position is then as large as it must be, and one threshold on singular values serves the whole sequence.
 
-    Complexity: O(L^2 n^2) for each head with n the state kept, and about 8 times O(L n^3) where a tolerance is given.
+    Complexity: O(L^2 n^2) for each head with n the state kept, and about 6 times O(L n^3) where a tolerance is given.
     Raises `InputError` unless exactly one of the two is given, and for a mixer that was not measured.
     """
     if (state_size is None) == (tolerance is None):
@@ -126,22 +126,33 @@ def _output(found: Realisation, values: Tensor | None) -> Tensor:
 
 
 def _smallest(operator: SequenceOperator, values: Tensor | None, output: Tensor, tolerance: float) -> Realisation:
-    """The largest threshold on singular values, for each operator, with which the error stays within the tolerance."""
+    """The largest threshold on singular values, for each operator, with which the error stays within the tolerance.
 
-    def good(found: Realisation) -> Tensor:
-        wrong = (_output(found, values) - output).square().sum((-2, -1))
-        return wrong <= tolerance**2 * output.square().sum((-2, -1))
+    Sought between one that is small enough and one that drops everything, where a power law puts it.
+    """
+    size = output.square().sum((-2, -1)).sqrt()
+    size = torch.where(size == 0, 1, size)
+
+    def error(found: Realisation) -> Tensor:
+        return (_output(found, values) - output).square().sum((-2, -1)).sqrt() / size
 
     high = operator.double().to_dense().square().sum((-2, -1)).sqrt()  # no singular value is larger: keeps nothing
     low = tolerance * high / math.sqrt(operator.length)
     best = realise(operator, tolerance=low)
-    while not bool(good(best).all()) and bool((low > 1e-14 * high).any()):
+    while not bool((error(best) <= tolerance).all()) and bool((low > 1e-14 * high).any()):
         low = low / 3
         best = realise(operator, tolerance=low)
     start = best.operator  # close enough, and small: what follows is cheaper on it
-    for _ in range(HALVINGS):
-        middle = (low * high).sqrt()
-        within = good(found := realise(start, tolerance=middle))
-        low, high = torch.where(within, middle, low), torch.where(within, high, middle)
-        best = found if bool(within.all()) else None  # type: ignore[assignment]
+    at_low, at_high = error(best).clamp(min=1e-16), torch.ones_like(high)
+    high = high.clamp(min=1e-300)
+    low = low.clamp(min=1e-300)
+    for _ in range(STEPS):
+        share = (math.log(0.98 * tolerance) - at_low.log()) / (at_high.log() - at_low.log())
+        middle = low * (high / low) ** share.nan_to_num(0.5).clamp(0.05, 0.95)
+        found = realise(start, tolerance=middle)
+        made = error(found).clamp(min=1e-16)
+        good = made <= tolerance
+        low, at_low = torch.where(good, middle, low), torch.where(good, made, at_low)
+        high, at_high = torch.where(good, high, middle), torch.where(good, at_high, made)
+        best = found if bool(good.all()) else None  # type: ignore[assignment]
     return best or realise(start, tolerance=low)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -157,11 +158,13 @@ class RecurrentOperator(SequenceOperator):
 
     def _map(self, change: Callable[[Tensor, int], Tensor]) -> RecurrentOperator:
         """`change` is given each tensor and the number of its dimensions behind L."""
-        make = RecurrentOperator.pre_update if self._pre_update else RecurrentOperator
-        A = change(self.A, 1 + self.A.ndim - self.B.ndim)
-        D = None if self.D is None else change(self.D, 0)
-        pair = None if self.rank_one is None else (change(self.rank_one[0], 1), change(self.rank_one[1], 1))
-        return make(A, change(self.B, 1), change(self.C, 1), D, rank_one=pair)
+        operator = copy(self)  # what was checked already is not checked again
+        operator.A = change(self.A, 1 + self.A.ndim - self.B.ndim)
+        operator.B, operator.C = change(self.B, 1), change(self.C, 1)
+        operator.D = None if self.D is None else change(self.D, 0)
+        if self.rank_one is not None:
+            operator.rank_one = (change(self.rank_one[0], 1), change(self.rank_one[1], 1))
+        return operator
 
 
 def _double(tensor: Tensor) -> Tensor:
