@@ -64,8 +64,9 @@ def part(parts: Parts, index: int) -> Parts:
 def task_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same results however the work is cut."""
     if request.param == "narrow tasks":
-        monkeypatch.setattr(_gramians, "_TASK_BYTES", 2**13)
-        monkeypatch.setattr(_gramians, "_KEPT_BYTES", 2**13)
+        monkeypatch.setattr(_gramians, "_CACHE", 2**10)
+        monkeypatch.setattr(_gramians, "_TASK", 2**13)
+        monkeypatch.setattr(_gramians, "_KEPT", 2**13)
 
 
 @pytest.mark.usefixtures("task_size")
@@ -194,7 +195,7 @@ def test_states_that_repeat_each_other_do_not_stop_cholesky() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_grows_with_the_length_at_most(kind: str, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest tensor that is made, at every position or at some."""
-    monkeypatch.setattr(_gramians, "_TASK_BYTES", 2**16)
+    monkeypatch.setattr(_gramians, "_TASK", 2**16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # a dispatch mode sees its own thread only
     largest = {}
     for length in (512, 1024):
@@ -239,8 +240,12 @@ def test_the_scan_is_the_recurrence(kind: str, pre_update: bool) -> None:
     for length, n, width in ((1, 2, 3), (9, 3, 1), (64, 2, 3), (101, 3, 2)):
         parts = recurrence(kind, length, n, batch=(2,), seed=length)
         values = torch.randn(2, length, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        more = scan(
+            *parts[:3], values[:, None].expand(2, 2, -1, -1), parts[3], pre_update=pre_update
+        )  # more of a batch
         for v in (values, values[:1], values[0]):
             y = scan(*parts[:3], v, parts[3], pre_update=pre_update)
+            assert v.ndim < 3 or len(v) < 2 or torch.equal(torch.stack([more[k, k] for k in range(2)]), y)
             for k in range(2):
                 expected = definition(part(parts, k), v.expand(2, -1, -1)[k].numpy(), pre_update=pre_update)
                 assert np.abs(y[k].numpy() - expected).max() <= 1e-12 * max(1, np.abs(expected).max())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from assay.measures._effective_rank import entropy_ess, tolerance_ess
 from assay.operators import DenseOperator, SequenceOperator
-from assay.operators._everywhere import COARSE, FINE, everywhere, pays
+from assay.operators._everywhere import COARSE, FINE, MEAN_SHARE, everywhere, pays
 from assay.operators._spectrum import GRAM_RESOLUTION, GRAM_ROUNDING, in_parallel, singular_values
 
 _EXACT = 1e-6  # relative error of entropy-ESS
@@ -34,7 +34,7 @@ def evaluated_ranks(
     known = (error <= _EXACT) & ~counts.isnan()
     for head in (~known.all(-1)).nonzero().tolist():
         left = (~known[tuple(head)]).nonzero().flatten().tolist()
-        sigma = operator[tuple(head)].hankel_singular_values([where[k] for k in left])
+        sigma = _spectra(operator[tuple(head)], [where[k] for k in left], tolerance, exact)
         entropy[(*head, left)] = entropy_ess(sigma)
         counts[(*head, left)] = tolerance_ess(sigma, tolerance)
     return entropy, counts
@@ -53,7 +53,7 @@ def checked_ranks(operator: DenseOperator, tolerance: float) -> tuple[Tensor, Te
     rank, counts = found.effective_rank, found.counts.clone()
     if bool(rank.isnan().any()) or not rank.numel():
         return None
-    estimated = (found.error * rank).sum(-1) / rank.sum(-1).clamp(min=1e-12)
+    estimated = MEAN_SHARE * (found.error * rank).sum(-1) / rank.sum(-1).clamp(min=1e-12)
     flat, ranks = operator.matrix.reshape(-1, length, length), rank.reshape(-1, length - 1)
     checks = [
         (k % len(flat), min(max(1, round(_CHECKED_AT[k % len(_CHECKED_AT)] * length)), length - 1))
@@ -98,18 +98,21 @@ def _spectra(operator: SequenceOperator, where: Sequence[int], tolerance: float,
     if not isinstance(operator, DenseOperator) or exact or operator.matrix.dtype == torch.float64:
         return operator.hankel_singular_values(where)
     sigma = operator.approximate_singular_values(where)
-    coarse = (sigma[..., :1] * GRAM_RESOLUTION > tolerance).any(-1) | (_gram_error(sigma) > _EXACT)
+    off = _gram_error(sigma, where, operator.length)
+    coarse = (sigma[..., 0] * GRAM_RESOLUTION > tolerance) | (off > _EXACT)
     left = coarse.reshape(-1, len(where)).any(0).nonzero().flatten().tolist()
     if left:
         sigma[..., left, :] = operator.hankel_singular_values([where[k] for k in left])
     return sigma
 
 
-def _gram_error(sigma: Tensor) -> Tensor:
+def _gram_error(sigma: Tensor, where: Sequence[int], length: int) -> Tensor:
     """How far, relatively, entropy-ESS may be off by the rounding of a float64 Gram matrix: (..., r) -> (...)."""
     total = sigma.sum(-1, keepdim=True)
     p = sigma / total
     resolved = GRAM_ROUNDING**0.5 * sigma[..., :1]
     rounding = torch.where(sigma > resolved, GRAM_ROUNDING * sigma[..., :1].square() / sigma, resolved)
     slope = (p.clamp(min=1e-9).log() + torch.special.entr(p).sum(-1, keepdim=True)).abs() / total
-    return (rounding * slope).sum(-1).nan_to_num(0)
+    at = torch.tensor(where, device=sigma.device)
+    is_padding = torch.arange(sigma.shape[-1], device=sigma.device) >= torch.minimum(at, length - at)[:, None]
+    return (rounding * slope).masked_fill(is_padding, 0).sum(-1).nan_to_num(0)

@@ -53,7 +53,7 @@ def fine() -> Rule:
 @lru_cache
 def coarse() -> Rule:
     """Three digits."""
-    return _rule(12, 3e-10)
+    return _rule(11, 6e-10)
 
 
 def _rule(count: int, smallest: float) -> Rule:
@@ -61,7 +61,7 @@ def _rule(count: int, smallest: float) -> Rule:
     x = np.geomspace(1e-4 * smallest, 1, 2000)
     basis = np.column_stack([np.log1p(x[:, None] / shifts), x])
     size = np.append(np.sqrt(shifts), 1)  # of the weights; makes the least-squares problem well scaled
-    root = np.sqrt(x)
+    root, step = np.sqrt(x), shifts[1] / shifts[0]
     rounding = np.minimum(np.sqrt(GRAM_ROUNDING), GRAM_ROUNDING / root)
     weights, errors = [], []
     for wanted, slope in ((root, 1.0), (root * np.log(root), 1 + np.abs(np.log(root)))):
@@ -69,7 +69,10 @@ def _rule(count: int, smallest: float) -> Rule:
         miss = np.abs(basis @ fit - wanted) + rounding * slope
         edges = np.concatenate([[0], shifts[:-1], [np.inf]])
         # an eigenvalue is told apart from its neighbours to about a step of the shifts: take the worst nearby
-        bins = [miss[(x >= low / 3) & (x <= high * 3)].max(initial=0) for low, high in itertools.pairwise(edges)]
+        bins = [
+            miss[(x >= min(low, 1) / step) & (x <= high * step)].max(initial=0)
+            for low, high in itertools.pairwise(edges)
+        ]
         weights.append(fit)
         errors.append(np.array(bins))
     return Rule(shifts, weights[0], weights[1], errors[0], errors[1])

@@ -55,21 +55,21 @@ def _spectrum_of_gramians(Q: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     ridge = 16 * size * _EPS
     scale = P.diagonal(dim1=-2, dim2=-1).sqrt()
     inverse = torch.where(scale > 0, 1 / scale, 0)
-    P = P * inverse[..., :, None] * inverse[..., None, :]
-    Q = Q * scale[..., :, None] * scale[..., None, :]
-    unit = torch.eye(size, dtype=P.dtype, device=P.device)
-    L, failed = torch.linalg.cholesky_ex(P + ridge * unit)
+    P = (P * inverse[..., :, None]).mul_(inverse[..., None, :])
+    Q = (Q * scale[..., :, None]).mul_(scale[..., None, :])
+    P.diagonal(dim1=-2, dim2=-1).add_(ridge)
+    L, failed = torch.linalg.cholesky_ex(P)
     if bool(failed.any()):  # rounding errors above the ridge
-        L = torch.where((failed > 0)[..., None, None], _root(P, ridge), L)
+        L = torch.where((failed > 0)[..., None, None], _root(P), L)
     squares = torch.linalg.eigvalsh(L.mT @ Q @ L)
     resolution = (ridge * Q.diagonal(dim1=-2, dim2=-1).sum(-1)).sqrt()
     return squares.clamp(min=0).sqrt().flip(-1), resolution
 
 
-def _root(P: Tensor, ridge: float) -> Tensor:
-    """L with `L L^T = P + ridge`, for P with slightly negative eigenvalues."""
+def _root(P: Tensor) -> Tensor:
+    """L with `L L^T = P`, but for slightly negative eigenvalues of P, which count as 0."""
     values, vectors = torch.linalg.eigh(P)
-    root: Tensor = vectors * values.clamp(min=0).add(ridge).sqrt()[..., None, :]
+    root: Tensor = vectors * values.clamp(min=0).sqrt()[..., None, :]
     return root
 
 

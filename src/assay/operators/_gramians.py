@@ -29,8 +29,9 @@ from assay.operators._spectrum import Task, in_parallel, singular_values
 from assay.operators._steps import Steps, Stretches
 
 _STRETCH = 32  # steps taken as one; as many as the state is large if that is more, so that memory stays O(L N)
-_TASK_BYTES = 2**21  # working memory of one task
-_KEPT_BYTES = 2**26  # factors that are kept until they are used
+# bytes on a CPU: of one task, of the matrices that are solved in one call, of the factors kept until they are used
+_TASK, _CACHE, _KEPT = 2**21, 2**19, 2**26
+_LARGER = 2**5  # on other devices, which want few and large calls
 
 
 def hankel_singular_values(
@@ -93,8 +94,8 @@ def _profile(
         u, w = pair or (None, None)
         steps = Steps(A, B, C, u, w, pre_update)
         step = min(length, max(_STRETCH, size))
-        few = len(where) <= length // 2 and 16 * size**2 * len(where) <= _KEPT_BYTES
-        group = max(1, _KEPT_BYTES // (16 * size**2 * (len(where) if few else -(-length // step))))
+        few = len(where) <= length // 2 and 16 * size**2 * len(where) <= _KEPT
+        group = max(1, _KEPT // (16 * size**2 * (len(where) if few else -(-length // step))))
         for start in range(0, count, group):
             part = slice(start, start + group)
             work = _Work(steps[part], where, step, form, spectra[part], resolution[part])
@@ -124,11 +125,11 @@ class _Work:
         """Stretches end at every position, so that both sides are known there."""
         edges = _cut([0, *self.where, self.steps.length], max(_STRETCH // 2, self._size))
         X, Y = self._sides(edges, set(self.where))
-        each = max(1, _TASK_BYTES // (8 * self._size**2 * len(self.where)))
+        each = max(1, self._bytes(_TASK) // (8 * self._size**2 * len(self.where)))
 
         def solve(start: int) -> None:
             part = slice(start, start + each)
-            self.spectra[part], self.resolution[part] = self.form.spectrum(Y[part], X[part])
+            self.spectra[part], self.resolution[part] = self._spectrum(Y[part], X[part])
 
         self._in_parallel(solve, range(0, self._count, each))
 
@@ -137,7 +138,7 @@ class _Work:
         edges = torch.tensor([*range(0, self.steps.length, self.step), self.steps.length])
         starts, stops, at = edges[:-1], edges[1:], torch.tensor(self.where)
         X, Y = self._sides(edges.tolist(), set(edges.tolist()))
-        units = max(1, _TASK_BYTES // (8 * self.step * self._size**2))
+        units = max(1, self._bytes(_TASK) // (8 * self.step * self._size**2))
         wide = max(1, min(units // self._count, -(-len(starts) // torch.get_num_threads())))
         each = max(1, units // wide)
 
@@ -149,7 +150,7 @@ class _Work:
             backward = self.steps[m].between(starts[k], stops[k], backwards=True)
             x = self._within(forward, X[m, :-1][:, k], before=False)[:, stretch, stops[k][stretch] - at[here]]
             y = self._within(backward, Y[m, 1:][:, k], before=True)[:, stretch, at[here] - starts[k][stretch] - 1]
-            self.spectra[m, here], self.resolution[m, here] = self.form.spectrum(y, x)
+            self.spectra[m, here], self.resolution[m, here] = self._spectrum(y, x)
 
         self._in_parallel(solve, [(m, k) for m in range(0, self._count, each) for k in range(0, len(starts), wide)])
 
@@ -160,7 +161,7 @@ class _Work:
         starts, stops = torch.tensor(edges[:-1]), torch.tensor(edges[1:])
         dense = self.steps.A.ndim > self.steps.B.ndim
         longest = int((stops - starts).max())
-        units = max(1, _TASK_BYTES // (32 * longest * self._size * (self._size if dense else 1)))
+        units = max(1, self._bytes(_TASK) // (32 * longest * self._size * (self._size if dense else 1)))
         each = min(units, -(-self._count // torch.get_num_threads()))
         wide = max(1, units // each)
 
@@ -192,6 +193,17 @@ class _Work:
             kept.append(state if before else after)
             state = after
         return torch.stack(kept[::-1], dim=2)
+
+    def _spectrum(self, Y: Tensor, X: Tensor) -> tuple[Tensor, Tensor]:
+        """The form's, (M, P, N) and (M, P), in portions that stay in the cache."""
+        each = max(1, self._bytes(_CACHE) // (8 * self._size**2))
+        portions = zip(Y.flatten(0, 1).split(each), X.flatten(0, 1).split(each), strict=True)
+        found = [self.form.spectrum(y, x) for y, x in portions]
+        sigma, resolution = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return sigma.unflatten(0, X.shape[:2]), resolution.unflatten(0, X.shape[:2])
+
+    def _bytes(self, on_cpu: int) -> int:
+        return on_cpu if self.spectra.device.type == "cpu" else on_cpu * _LARGER
 
     @property
     def _count(self) -> int:

@@ -119,18 +119,17 @@ def _cores(T: Tensor) -> list[_Core]:
     """Intervals that cover the tokens of the first half, all of one length."""
     half = (T.shape[-1] + 1) // 2
     size = -(-half // _GROUPS)
-    behind = T[:, half:, :half]
-    gram = behind.mT @ behind
-    return [_core(T, gram, min(start, half - size), size) for start in range(0, half, size)]
-
-
-def _core(T: Tensor, gram: Tensor, first: int, size: int) -> _Core:
-    stop, half = first + size, gram.shape[-1]
-    between = T[:, stop:half, :stop]
-    gram = gram[:, :stop, :stop] + between.mT @ between
-    eigenvalues, basis = torch.linalg.eigh(gram[:, :first, :first])
-    rows, columns = basis.mT @ T[:, first:stop, :first].mT, basis.mT @ gram[:, :first, first:]
-    return _Core(first, eigenvalues, rows, columns, gram[:, first:, first:], T[:, first:stop, first:stop])
+    cores: list[_Core] = []
+    gram, behind = T.new_zeros(1, half, half), T.shape[-1]
+    for start in reversed(range(0, half, size)):
+        first = min(start, half - size)
+        stop = first + size
+        rows = T[:, stop:behind, :stop]  # that come in as the intervals move forward
+        gram, behind = gram[:, :stop, :stop] + rows.mT @ rows, stop
+        eigenvalues, basis = torch.linalg.eigh(gram[:, :first, :first])
+        rows, columns = basis.mT @ T[:, first:stop, :first].mT, basis.mT @ gram[:, :first, first:]
+        cores.append(_Core(first, eigenvalues, rows, columns, gram[:, first:, first:], T[:, first:stop, first:stop]))
+    return cores
 
 
 @dataclass
@@ -153,13 +152,12 @@ class _Nodes:
 def _eliminate(cores: list[_Core], shifts: Tensor, elimination: Elimination) -> Tensor:
     """Values at the positions 0..ceil(L / 2): (B, K, ceil(L / 2) + 1)."""
     batch, count = shifts.shape
-    size = cores[-1].own.shape[-1]
-    half = cores[-1].first + size
+    size = cores[0].own.shape[-1]
+    half = cores[0].first + size
     found = shifts.new_zeros(batch, count, half + 1)
     chunk = max(1, _ENTRIES // (batch * 2 * size * half))
     for k in range(0, count, chunk):
-        parts = [_nodes(core, shifts[:, k : k + chunk], elimination) for core in cores]
-        nodes = _Nodes(*(torch.cat([getattr(part, name) for part in parts]) for name in _Nodes.__dataclass_fields__))
+        nodes = _nodes(cores, shifts[:, k : k + chunk], elimination)
         while nodes.P.shape[-1] > 1:
             nodes = _halved(nodes, elimination)
         nothing = nodes.P[..., :0]
@@ -171,24 +169,30 @@ def _eliminate(cores: list[_Core], shifts: Tensor, elimination: Elimination) -> 
     return found
 
 
-def _nodes(core: _Core, shifts: Tensor, elimination: Elimination) -> _Nodes:
-    shifted = core.eigenvalues[:, None] + shifts[..., None]  # (B, K, s)
+def _nodes(cores: list[_Core], shifts: Tensor, elimination: Elimination) -> _Nodes:
+    (batch, count), size = shifts.shape, cores[0].own.shape[-1]
+    P, Q, C = (shifts.new_empty(len(cores), batch * count, size, size) for _ in range(3))
+    values, scales = [], []
+    for m, core in enumerate(cores):
+        shifted = core.eigenvalues[:, None] + shifts[..., None]  # (B, K, s)
 
-    def product(one: Tensor, other: Tensor) -> Tensor:
-        """`one^T diag(1 / shifted) other` for all shifts in one product: (B, s, n), (B, s, m) -> (B, K, n, m)."""
-        over = one.mT[:, None] / shifted[..., None, :]
-        return (over.flatten(1, 2) @ other).unflatten(1, over.shape[1:3])
+        def product(one: Tensor, other: Tensor, shifted: Tensor = shifted) -> Tensor:
+            """`one^T diag(1 / shifted) other` for all shifts in one product: (B, s, n), (B, s, m) -> (B, K, n, m)."""
+            over = one.mT.contiguous()[:, None] / shifted[..., None, :]
+            return (over.flatten(1, 2) @ other).unflatten(1, over.shape[1:3])
 
-    size = core.own.shape[-1]
-    identity = torch.eye(size, dtype=shifts.dtype, device=shifts.device)
-    row_products = product(core.rows, torch.cat([core.rows, core.columns], -1))
-    P = identity + row_products[..., :size]
-    C = core.coupling[:, None] - row_products[..., size:]
-    Q = core.own[:, None] + shifts[..., None, None] * identity - product(core.columns, core.columns)
-    value = elimination.sign * elimination.diagonal(shifted)
-    largest = torch.cat([core.eigenvalues, core.own.diagonal(0, -2, -1)], -1).amax(-1)
-    P, Q, C, value, q_scale = (t.flatten(0, 1)[None] for t in (P, Q, C, value, largest[:, None].expand(shifts.shape)))
-    return _Nodes(P, Q, C, torch.tensor([core.first]), value, _largest(P), q_scale)
+        by_rows = product(core.rows, torch.cat([core.rows, core.columns], -1))
+        p, q, c = (matrix[m].unflatten(0, (batch, count)) for matrix in (P, Q, C))
+        p.copy_(by_rows[..., :size]).diagonal(0, -2, -1).add_(1)
+        torch.sub(core.coupling[:, None], by_rows[..., size:], out=c)
+        torch.sub(core.own[:, None], product(core.columns, core.columns), out=q)
+        q.diagonal(0, -2, -1).add_(shifts[..., None])
+        values.append(elimination.sign * elimination.diagonal(shifted))
+        largest = torch.cat([core.eigenvalues, core.own.diagonal(0, -2, -1)], -1).amax(-1)
+        scales.append(largest[:, None].expand(batch, count))
+    first = torch.tensor([core.first for core in cores])
+    value, q_scale = (torch.stack(parts).flatten(1) for parts in (values, scales))
+    return _Nodes(P, Q, C, first, value, _largest(P), q_scale)
 
 
 def _halved(nodes: _Nodes, elimination: Elimination) -> _Nodes:
@@ -200,9 +204,9 @@ def _halved(nodes: _Nodes, elimination: Elimination) -> _Nodes:
     right = elimination.block(Q[..., :gone, :gone], Q[..., :gone, gone:], C[..., gone:, :gone].mT, nodes.q_scale)
     first, second = slice(None, keep), slice(gone, None)
     return _Nodes(
-        _both(P[..., first, first], -left.xx, P[..., second, second], right.zz),
-        _both(Q[..., first, first], left.zz, Q[..., second, second], -right.xx),
-        _both(C[..., first, first], -left.xz, C[..., second, second], -right.xz.mT),
+        _both(P[..., first, first], left.xx, -1, P[..., second, second], right.zz, 1),
+        _both(Q[..., first, first], left.zz, 1, Q[..., second, second], right.xx, -1),
+        _both(C[..., first, first], left.xz, -1, C[..., second, second], right.xz.mT, -1),
         torch.cat([nodes.first, nodes.first + gone]),
         torch.cat([nodes.value + left.value, nodes.value + elimination.sign * right.value]),
         torch.cat([torch.maximum(nodes.p_scale, _largest(grown)) for grown in (left.xx, right.zz)]),
@@ -210,12 +214,12 @@ def _halved(nodes: _Nodes, elimination: Elimination) -> _Nodes:
     )
 
 
-def _both(one: Tensor, change: Tensor, other: Tensor, other_change: Tensor) -> Tensor:
-    """The two sums one after the other in (2 M, ...), written there at once."""
+def _both(one: Tensor, change: Tensor, sign: int, other: Tensor, other_change: Tensor, other_sign: int) -> Tensor:
+    """`one + sign * change` and the same of the others, one after the other in (2 M, ...), written there at once."""
     count = len(one)
     result = one.new_empty(2 * count, *one.shape[1:])
-    torch.add(one, change, out=result[:count])
-    torch.add(other, other_change, out=result[count:])
+    torch.add(one, change, alpha=sign, out=result[:count])
+    torch.add(other, other_change, alpha=other_sign, out=result[count:])
     return result
 
 

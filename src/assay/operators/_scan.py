@@ -12,6 +12,7 @@ from torch import Tensor
 from assay.operators._steps import Transition
 
 _WIDTH = 2**15  # numbers of state that one step should work on, so that calling it does not count
+_FEWEST = 8  # chunks that make up for the second run
 _BLOCK = 32  # steps that are converted and laid out in the order of time together
 
 
@@ -40,9 +41,10 @@ def scan(
     (length, size), width = B.shape[-2:], values.shape[-1]
     u, w = rank_one or (None, None)
     run = _Run(A, B, C, u, w, pre_update, torch.promote_types(B.dtype, values.dtype))
+    run = run.map(lambda tensor, dim: tensor.expand(*batch, *tensor.shape[dim:]))
     state = B.new_zeros(*batch, width, size, dtype=run.dtype)
     chunks = min(math.isqrt(length), _WIDTH // max(1, state.numel()))
-    if chunks < 2:
+    if chunks < _FEWEST:
         return run.outputs(values, state)[0]
     split = length - length % chunks
     chunked = run.map(lambda tensor, dim: tensor.narrow(dim, 0, split).unflatten(dim, (chunks, -1)))
@@ -68,7 +70,8 @@ class _Run:
         """`change` is given each tensor and its time dimension."""
         dense = self.A.ndim > self.B.ndim
         B, C, u, w = (None if t is None else change(t, t.ndim - 2) for t in (self.B, self.C, self.u, self.w))
-        assert B is not None and C is not None
+        assert B is not None
+        assert C is not None
         return replace(self, A=change(self.A, self.A.ndim - (3 if dense else 2)), B=B, C=C, u=u, w=w)
 
     def outputs(self, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
