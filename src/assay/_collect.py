@@ -28,6 +28,7 @@ from assay.operators import DenseOperator
 
 CHANNEL_GROUPS = 16
 QUERIES_KEPT = 256  # rows of the attention table for each head and window; means use all queries
+POSITIONS_KEPT = 256  # likewise of the table of state sizes where positions are adaptive, besides the required ones
 
 Array = NDArray[np.float64]
 
@@ -94,13 +95,17 @@ class Collector:
         self._measure(record, found.reading, window, start, required)
 
     def _measure(self, record: MixerRecord, reading: Reading, window: int, start: int, required: list[int]) -> None:
+        groups, record.channels = _groups(reading)
         profile = state_size_profile(
-            reading.operator, positions=self.settings.positions, tolerance=self.settings.tolerance, required=required
+            reading.operator,
+            positions=self.settings.positions,
+            tolerance=self.settings.tolerance,
+            required=required,
+            groups=groups,
         )
         if bool(torch.isnan(profile.entropy_ess).any()):
             record.reason = "no singular value routine converged on a block of the operator"
             return
-        groups, record.channels = _groups(reading)
         length = reading.operator.length
         entropy, tolerance = (_by_group(t[0], groups) for t in (profile.entropy_ess, profile.tolerance_ess))
         every = range(1, length)
@@ -114,9 +119,17 @@ class Collector:
         floats = np.full(length, np.nan)
         floats[profile.positions.numpy()] = record.channels @ entropy
         record.evaluated.append(floats)
-        self._rows.append((record, _state_size_rows(record, profile, entropy, tolerance, window, start)))
+        kept = self._kept(profile.positions, required)
+        self._rows.append((record, _state_size_rows(record, profile, entropy, tolerance, window, start, kept)))
         if record.kind == "attention" and isinstance(reading.operator, DenseOperator):
             self._measure_attention(record, reading.operator, start)
+
+    def _kept(self, positions: Tensor, required: list[int]) -> NDArray[np.intp]:
+        """Indices of the positions that enter the table."""
+        if self.settings.positions != "adaptive" or len(positions) <= POSITIONS_KEPT:
+            return np.arange(len(positions))
+        spread = np.linspace(0, len(positions) - 1, POSITIONS_KEPT).astype(np.intp)
+        return np.union1d(spread, np.flatnonzero(np.isin(positions.numpy(), required)))
 
     def _measure_attention(self, record: MixerRecord, operator: DenseOperator, start: int) -> None:
         weights = operator.matrix[0]
@@ -206,9 +219,15 @@ def _head_columns(record: MixerRecord, each: int) -> dict[str, Any]:
 
 
 def _state_size_rows(
-    record: MixerRecord, profile: StateSizeProfile, entropy: Array, tolerance: Array, window: int, start: int
+    record: MixerRecord,
+    profile: StateSizeProfile,
+    entropy: Array,
+    tolerance: Array,
+    window: int,
+    start: int,
+    kept: NDArray[np.intp],
 ) -> pd.DataFrame:
-    positions = profile.positions.numpy()
+    positions, entropy, tolerance = profile.positions.numpy()[kept], entropy[:, kept], tolerance[:, kept]
     count = record.num_heads
     columns = _head_columns(record, len(positions))
     return pd.DataFrame(
@@ -219,8 +238,8 @@ def _state_size_rows(
             "position": np.tile(positions, count),
             "entropy_ess": entropy.ravel(),
             "tolerance_ess": tolerance.ravel(),
-            "tss": np.tile(profile.tss.double().numpy(), count),
-            "utilisation": (entropy / profile.attainable.numpy()).ravel(),
+            "tss": np.tile(profile.tss.double().numpy()[kept], count),
+            "utilisation": (entropy / profile.attainable.numpy()[kept]).ravel(),
         }
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from assay.measures._effective_rank import entropy_ess, tolerance_ess
-from assay.operators import DenseOperator, SequenceOperator
+from assay.operators import DenseOperator, RecurrentOperator, SequenceOperator
 from assay.operators._everywhere import COARSE, FINE, MEAN_SHARE, everywhere, pays
 from assay.operators._spectrum import GRAM_RESOLUTION, GRAM_ROUNDING, in_parallel, singular_values
 
@@ -18,14 +18,15 @@ _CHECKED_AT = (0.12, 0.25, 0.38, 0.62, 0.75, 0.88)  # of the length
 
 
 def evaluated_ranks(
-    operator: SequenceOperator, where: Sequence[int], tolerance: float, exact: bool = False
+    operator: SequenceOperator, where: Sequence[int], tolerance: float, exact: bool = False, accuracy: float = _EXACT
 ) -> tuple[Tensor, Tensor]:
     """Entropy-ESS (to a relative 1e-6) and tolerance-ESS at P positions: (..., P) each.
 
+    `accuracy`: a larger one lets recurrences that came in float32 be measured by their Gramians.
     `exact`: by a float64 SVD of every block of a dense operator.
     """
     if not _by_elimination(operator, where, FINE) or exact:
-        sigma = _spectra(operator, where, tolerance, exact)
+        sigma = _spectra(operator, where, tolerance, exact, accuracy)
         return entropy_ess(sigma), tolerance_ess(sigma, tolerance)
     assert isinstance(operator, DenseOperator)
     found = everywhere(operator.matrix, tolerance, accuracy=_EXACT)
@@ -93,8 +94,12 @@ def _by_elimination(operator: SequenceOperator, where: Sequence[int], shifts: in
     return pays(where, operator.length, shifts=shifts)
 
 
-def _spectra(operator: SequenceOperator, where: Sequence[int], tolerance: float, exact: bool) -> Tensor:
+def _spectra(
+    operator: SequenceOperator, where: Sequence[int], tolerance: float, exact: bool, accuracy: float = _EXACT
+) -> Tensor:
     """From Gram matrices, as far as they are good enough, where the entries are not float64."""
+    if isinstance(operator, RecurrentOperator) and not exact and accuracy > _EXACT and operator.dtype != torch.float64:
+        return _from_gramians(operator, where, tolerance, accuracy)
     if not isinstance(operator, DenseOperator) or exact or operator.matrix.dtype == torch.float64:
         return operator.hankel_singular_values(where)
     sigma = operator.approximate_singular_values(where)
@@ -103,6 +108,19 @@ def _spectra(operator: SequenceOperator, where: Sequence[int], tolerance: float,
     left = coarse.reshape(-1, len(where)).any(0).nonzero().flatten().tolist()
     if left:
         sigma[..., left, :] = operator.hankel_singular_values([where[k] for k in left])
+    return sigma
+
+
+def _from_gramians(operator: RecurrentOperator, where: Sequence[int], tolerance: float, accuracy: float) -> Tensor:
+    """Spectra of a recurrence from its Gramians; those of operators for which that is too coarse, exact."""
+    if torch.is_grad_enabled() and operator.B.requires_grad:
+        return operator.hankel_singular_values(where)
+    sigma, resolution = operator.approximate_singular_values(where)
+    # each of N singular values is off by at most the resolution, and 16 > |ln p + H| for all p that count
+    error = 16 * sigma.shape[-1] * resolution / sigma.sum(-1)
+    coarse = ((resolution > tolerance) | (error > accuracy)).any(-1)
+    if bool(coarse.any()):
+        sigma[coarse] = operator[coarse].hankel_singular_values(where)
     return sigma
 
 

@@ -40,7 +40,7 @@ def attention_entropy(weights: Tensor) -> Tensor:
     wide = weights if weights.dtype == torch.float64 else weights.float()
     p = wide / wide.sum(-1, keepdim=True)
     # entr(1) = entr(0) = 0, but only the first has a finite gradient
-    terms: Tensor = torch.special.entr(p.masked_fill(p == 0, 1))
+    terms: Tensor = torch.special.entr(p.masked_fill(p == 0, 1) if p.requires_grad else p)
     return terms.sum(-1)
 
 

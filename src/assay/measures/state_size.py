@@ -48,6 +48,7 @@ def state_size_profile(
     positions: str | int | Sequence[int] = "all",
     tolerance: float = 1e-3,
     required: Sequence[int] = (),
+    groups: Sequence[slice] | None = None,
     exact: bool = False,
 ) -> StateSizeProfile:
     """Entropy-ESS and tolerance-ESS along an operator.
@@ -62,19 +63,20 @@ def state_size_profile(
             (others; few positions are evaluated, and linearly interpolated), as a root mean square over the batch.
         tolerance: absolute, for tolerance-ESS.
         required: positions that are evaluated in any case.
+        groups: of the profiles along the last batch dimension, whose means are what "adaptive" aims at; None: each one.
         exact: a float64 SVD of every block of a dense operator, O(L^4) for all positions.
     """
     check_tolerance(tolerance)
     length = operator.length
     if positions == "adaptive":
-        where, entropy, counts, error = _adaptive(operator, tolerance, required, exact)
+        where, entropy, counts, error = _adaptive(operator, tolerance, required, exact, groups)
     else:
         where = sorted({*_chosen(positions, length), *required})
         entropy, counts = evaluated_ranks(operator, where, tolerance, exact)
         error = 0.0 if len(where) == length - 1 else float("nan")
     at = torch.tensor(where)
     tss = operator.state_size(where)
-    attainable = torch.minimum(tss, torch.minimum(at, length - at))
+    attainable = torch.minimum(tss, operator.channels * torch.minimum(at, length - at))
     return StateSizeProfile(at, entropy.cpu(), counts.cpu(), tss, attainable, error)
 
 
@@ -96,27 +98,35 @@ def _first_grid(length: int) -> list[int]:
 
 
 def _adaptive(
-    operator: SequenceOperator, tolerance: float, required: Sequence[int], exact: bool
+    operator: SequenceOperator, tolerance: float, required: Sequence[int], exact: bool, groups: Sequence[slice] | None
 ) -> tuple[list[int], Tensor, Tensor, float]:
     """Positions, entropy-ESS, tolerance-ESS and the estimated error of the mean."""
     if isinstance(operator, DenseOperator) and not exact:
         found = checked_ranks(operator, tolerance)
         if found is not None:
             return list(range(1, operator.length)), *found
-    return _refined(lambda where: evaluated_ranks(operator, where, tolerance, exact), operator.length, required)
+    return _refined(
+        lambda where: evaluated_ranks(operator, where, tolerance, exact, _TARGET / 10),
+        operator.length,
+        required,
+        groups,
+    )
 
 
 _TARGET = 0.0075  # of the mean, where positions are interpolated
 
 
 def _refined(
-    evaluate: Callable[[Sequence[int]], tuple[Tensor, Tensor]], length: int, required: Sequence[int]
+    evaluate: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
+    length: int,
+    required: Sequence[int],
+    groups: Sequence[slice] | None,
 ) -> tuple[list[int], Tensor, Tensor, float]:
     """Split the intervals that may contribute most to the error of the mean, until it is small enough."""
     where = sorted({*_first_grid(length), *required})
     entropy, counts = evaluate(where)
     while True:
-        missed = _missed(where, entropy, length)
+        missed = _missed(where, _means(entropy, groups), length)
         error = float(missed.sum().sqrt())
         worst = [k for k in missed.argsort(descending=True).tolist() if missed[k] > 0]
         if error <= _TARGET or not worst:
@@ -127,6 +137,11 @@ def _refined(
         where = sorted(where + middles)
         entropy = torch.cat([entropy, new_entropy], -1)[..., order]
         counts = torch.cat([counts, new_counts], -1)[..., order]
+
+
+def _means(profiles: Tensor, groups: Sequence[slice] | None) -> Tensor:
+    """Of each group of profiles: (..., H, P) -> (..., G, P)."""
+    return profiles if groups is None else torch.stack([profiles[..., group, :].mean(-2) for group in groups], dim=-2)
 
 
 def _missed(where: list[int], entropy: Tensor, length: int) -> Tensor:

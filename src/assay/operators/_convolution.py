@@ -83,7 +83,7 @@ class ConvolutionOperator(SequenceOperator):
         return int(used[-1]) if len(used) else 0
 
     def hankel_singular_values(self, positions: Sequence[int]) -> Tensor:
-        """O(K^3) a position for a kernel that reaches K < L / 2 steps back (a block is 0 further off); else as for T."""
+        """O(K^3) a position for a kernel that reaches K < L / 2 steps back: the rest of a block is 0. Else as T."""
         positions = check_positions(positions, self.length)
         reach = self._reach()
         if 2 * reach >= self.length:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from assay._errors import InputError
-from assay.operators._gramians import hankel_singular_values
+from assay.operators._gramians import approximate_hankel_singular_values, hankel_singular_values
 from assay.operators._operator import SequenceOperator, check_finite, check_positions
 from assay.operators._scan import scan
 
@@ -108,12 +108,8 @@ class RecurrentOperator(SequenceOperator):
 
     def apply(self, values: Tensor) -> Tensor:
         """O(L N C) time for diagonal(-plus-rank-one) transitions; little memory besides the output."""
-        batch = torch.broadcast_shapes(self.batch_shape, values.shape[:-2])
-        run = (
-            self if batch == self.batch_shape else self._map(lambda t, event: t.expand(*batch, *t.shape[-1 - event :]))
-        )
-        y = scan(run.A, run.B, run.C, values, run.rank_one, pre_update=self._pre_update)
-        return y if run.D is None else y + run.D[..., None] * values
+        y = scan(self.A, self.B, self.C, values, self.rank_one, pre_update=self._pre_update)
+        return y if self.D is None else y + self.D[..., None] * values
 
     def transitions(self) -> Tensor:
         """A as it is where it is diagonal, (..., L, N); otherwise as matrices, (..., L, N, N)."""
@@ -144,13 +140,22 @@ class RecurrentOperator(SequenceOperator):
     def hankel_singular_values(self, positions: Sequence[int]) -> Tensor:
         """Time-varying Hankel singular values, without forming T. O(L N^2 + P N^3) for diagonal transitions."""
         positions = check_positions(positions, self.length)
-        operator = self.double().read_before_update()
-        return hankel_singular_values(operator.A, operator.B, operator.C, positions, operator.rank_one)
+        return hankel_singular_values(self.A, self.B, self.C, positions, self.rank_one, pre_update=self._pre_update)
+
+    def approximate_singular_values(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `hankel_singular_values` but from Gramians, (..., P, N), and their absolute resolution, (..., P).
+
+        Singular values below the resolution, about 1e-6 of the largest one, are noise. Not differentiable.
+        """
+        positions = check_positions(positions, self.length)
+        return approximate_hankel_singular_values(
+            self.A, self.B, self.C, positions, self.rank_one, pre_update=self._pre_update
+        )
 
     def window(self, start: int, stop: int) -> RecurrentOperator:
         return self._map(lambda tensor, event: tensor.narrow(tensor.ndim - event - 1, start, stop - start))
 
-    def __getitem__(self, index: int | slice | tuple[int | slice, ...]) -> RecurrentOperator:
+    def __getitem__(self, index: int | slice | Tensor | tuple[int | slice, ...]) -> RecurrentOperator:
         return self._map(lambda tensor, _: tensor[index])
 
     def double(self) -> RecurrentOperator:

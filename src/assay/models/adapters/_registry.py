@@ -33,7 +33,7 @@ class Reading:
 
     def rebuilt(self) -> Tensor:
         """The output as the operator makes it, (B, H, L, C), float64."""
-        y = self.operator.double().apply(self.values.double())
+        y = self.operator.apply(self.values.double())
         return y if self.gate is None else y * self.gate
 
     def heads(self, chosen: slice) -> Reading:
