@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from assay.measures import _evaluate
-from assay.measures.state_size import state_size_profile
-from assay.operators import DenseOperator, RecurrentOperator
+from assay.measures.state_size import StateSizeProfile, state_size_profile
+from assay.operators import DenseOperator, JacobianOperator, RecurrentOperator
 from assay.operators._everywhere import Everywhere
 
 
@@ -123,3 +123,74 @@ def test_an_svd_is_used_where_the_tolerance_asks_for_it(monkeypatch: pytest.Monk
     assert calls.pop() > 10
     state_size_profile(operator, tolerance=1e-8)
     assert calls == [19]
+
+
+def float32_recurrence(channels: int, length: int, **changes: torch.Tensor) -> RecurrentOperator:
+    g = torch.Generator().manual_seed(6)
+    A = 1 - 0.3 * torch.rand(channels, length, 8, generator=g)
+    B, C = torch.randn(2, channels, length, 8, generator=g)
+    return RecurrentOperator(**{"A": A, "B": B, "C": C} | changes)
+
+
+def test_adaptive_recurrences_in_float32_go_by_their_gramians(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As good as the factors for what is asked for; the channels for which they are too coarse go by factors."""
+    operator = float32_recurrence(6, 200)
+    full = state_size_profile(operator, positions="all")
+    exact, calls = RecurrentOperator.hankel_singular_values, []
+    monkeypatch.setattr(
+        RecurrentOperator,
+        "hankel_singular_values",
+        lambda self, where: calls.append(tuple(self.batch_shape)) or exact(self, where),
+    )
+    adaptive = state_size_profile(operator, positions="adaptive")
+    assert calls == []
+    assert torch.allclose(adaptive.entropy_ess, full.entropy_ess[:, adaptive.positions - 1], rtol=1e-4)
+    assert torch.equal(adaptive.tolerance_ess, full.tolerance_ess[:, adaptive.positions - 1])
+
+    loud = operator.B.clone()
+    loud[2] *= 1e5  # its Gramians do not resolve the tolerance, which is absolute
+    mixed = float32_recurrence(6, 200, B=loud)
+    adaptive = state_size_profile(mixed, positions="adaptive")
+    assert set(calls) == {(1,)}
+    full = state_size_profile(mixed, positions="all")
+    assert torch.equal(adaptive.tolerance_ess, full.tolerance_ess[:, adaptive.positions - 1])
+
+    state_size_profile(operator.double(), positions="adaptive")
+    assert calls[-1] == (6,)  # float64 entries are taken at their word
+
+
+def test_a_closed_gate_carries_nothing_in_either_way() -> None:
+    A = float32_recurrence(2, 120).A.clone()
+    A[:, 60] = 0
+    profile = state_size_profile(float32_recurrence(2, 120, A=A), positions="adaptive", required=[59, 60, 61])
+    at = profile.positions.tolist().index(60)
+    assert profile.entropy_ess[:, at].tolist() == [0, 0]
+    assert profile.tolerance_ess[:, at].tolist() == [0, 0]
+    assert (profile.entropy_ess[:, at + 1] > 0).all()
+
+
+def test_means_of_groups_need_fewer_positions_than_every_channel() -> None:
+    """What is shown of 64 jagged channels is 4 means, which are smoother; their error is what is stated."""
+    operator = float32_recurrence(64, 300)
+    groups = [slice(k, k + 16) for k in range(0, 64, 16)]
+    grouped = state_size_profile(operator, positions="adaptive", groups=groups)
+    single = state_size_profile(operator, positions="adaptive")
+    full = state_size_profile(operator, positions="all")
+
+    def means(profile: StateSizeProfile) -> torch.Tensor:
+        curves = profile.interpolate(profile.entropy_ess, 300)
+        return torch.stack([curves[group].mean() for group in groups])
+
+    assert len(grouped.positions) < len(single.positions)
+    off = (means(grouped) / means(full) - 1).square().mean().sqrt()
+    assert off <= 0.0075
+    assert off <= 3 * grouped.error
+
+
+def test_a_jacobian_may_carry_all_its_channels() -> None:
+    mix = torch.randn(3, 3, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    profile = state_size_profile(
+        JacobianOperator(lambda x: x.cumsum(-2) @ mix, torch.zeros(5, 3, dtype=torch.float64)), tolerance=1e-6
+    )
+    assert profile.attainable.tolist() == [3, 6, 6, 3]
+    assert profile.tolerance_ess.tolist() == [3, 3, 3, 3]

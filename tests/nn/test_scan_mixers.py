@@ -402,3 +402,16 @@ def test_a_state_of_one_number_has_rank_one(cls):
 def test_bad_input(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mamba(16, state_size=0), "state_size is 0; expected at least 1"),
+        (lambda: Mamba(16, conv_size=0), "conv_size is 0; expected at least 1"),
+        (lambda: QLSTM(16, expand=0), "expand is 0; expected at least 1"),
+    ],
+)
+def test_sizes_below_one_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=message):
+        make()

@@ -142,3 +142,11 @@ def test_bad_input() -> None:
         operator.truncate(-1)
     with pytest.raises(InputError, match=r"tolerance is -0\.1; expected 0 or more"):
         operator.realise(tolerance=-0.1)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_made() -> None:
+    long = RecurrentOperator(*torch.ones(3, 1, 1).expand(3, 10**7, 1))
+    with pytest.raises(InputError, match=r"T of shape \(10000000, 10000000\) would take 400,000 GB, and .* are free"):
+        long.to_dense()
+    with pytest.raises(InputError, match="T of shape"):
+        ConvolutionOperator(torch.ones(1).expand(10**7)).to_dense()

@@ -1,4 +1,4 @@
-"""Widths that must divide into heads."""
+"""Sizes that must be at least 1, and widths that must divide into heads."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def head_size(width: int, num_heads: int, *, of: str = "d_model", even: bool = F
             f"{of} is {width}; expected an even number for each of num_heads = {num_heads}, as rotations need pairs"
         )
     return width // num_heads
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise `InputError` naming the one that is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"{name} is {size}; expected at least 1")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from assay.nn._diagonal_ssm import DiagonalStateSpace
 from assay.nn._fft_convolution import fft_convolution
+from assay.nn._head_size import check_sizes
 from assay.nn._mixer import Mixer, merge_heads
 from assay.nn._short_convolution import ShortConvolution
 from assay.operators import RecurrentOperator
@@ -37,6 +38,7 @@ class H3(Mixer):
     def __init__(self, d_model: int, *, num_heads: int = 4, state_size: int = 64, shift_size: int = 64) -> None:
         super().__init__(d_model)
         del num_heads
+        check_sizes(d_model=d_model, shift_size=shift_size)
         self.in_proj = nn.Linear(d_model, 3 * d_model)
         self.shift = ShortConvolution(d_model, shift_size, bias=False)
         self.ssm = DiagonalStateSpace(d_model, state_size=state_size, init="lin")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from assay.nn._head_size import check_sizes
 from assay.nn._mixer import Mixer, heads, merge_heads
 from assay.nn._scan import at_least_float32
 from assay.nn._selective_scan import selective_scan
@@ -47,6 +48,7 @@ class Mamba(Mixer):
     ) -> None:
         super().__init__(d_model)
         del num_heads
+        check_sizes(d_model=d_model, state_size=state_size, expand=expand, conv_size=conv_size)
         self.d_inner, self.state_size, self.rank = expand * d_model, state_size, math.ceil(d_model / 16)
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv = ShortConvolution(self.d_inner, conv_size, activation=nn.SiLU())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
 from assay._errors import InputError
-from assay.nn._head_size import head_size
+from assay.nn._head_size import check_sizes, head_size
 from assay.nn._kernels import fused
 from assay.nn._linear_attention import linear_attention, linear_attention_step
 from assay.nn._mixer import Mixer, heads, merge_heads
@@ -46,9 +46,7 @@ class Mamba2(Mixer):
         super().__init__(d_model)
         inner = expand * d_model
         head_size(inner, num_heads, of="expand * d_model")
-        for name, size in (("state_size", state_size), ("conv_size", conv_size)):
-            if size < 1:
-                raise InputError(f"{name} is {size}; expected at least 1")
+        check_sizes(state_size=state_size, conv_size=conv_size)
         self.num_heads = num_heads
         self.sizes = [inner, inner + 2 * state_size, num_heads]
         self.convolved_sizes = [inner, state_size, state_size]

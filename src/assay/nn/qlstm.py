@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from assay.nn._head_size import check_sizes
 from assay.nn._mixer import Mixer, heads, merge_heads
 from assay.nn._scan import at_least_float32, scan
 from assay.nn._short_convolution import ShortConvolution
@@ -43,6 +44,7 @@ class QLSTM(Mixer):
     ) -> None:
         super().__init__(d_model)
         del num_heads
+        check_sizes(d_model=d_model, expand=expand, conv_size=conv_size)
         self.d_inner = expand * d_model
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=False)
         self.conv = ShortConvolution(self.d_inner, conv_size)

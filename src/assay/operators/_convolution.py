@@ -9,7 +9,7 @@ from torch import Tensor
 
 from assay._errors import InputError
 from assay.operators._dense import DenseOperator
-from assay.operators._operator import SequenceOperator, check_finite, check_positions
+from assay.operators._operator import SequenceOperator, check_finite, check_fits, check_positions
 from assay.operators._spectrum import singular_values
 
 
@@ -65,6 +65,8 @@ class ConvolutionOperator(SequenceOperator):
         return (y if self.output_gate is None else self.output_gate.double()[..., None] * y).to(dtype)
 
     def to_dense(self) -> Tensor:
+        """O(L^2). Raises `InputError` where T is larger than the free memory."""
+        check_fits("T", *self.batch_shape, self.length, self.length, itemsize=self.dtype.itemsize)
         lag = torch.arange(self.length, device=self.kernel.device)
         lag = lag[:, None] - lag
         T = torch.where(lag >= 0, self.kernel[..., lag.clamp(min=0)], 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -125,3 +126,15 @@ def check_finite(**tensors: Tensor | None) -> None:
         # the extremes of what holds a NaN are NaN; one pass and no copy, unlike isfinite().all()
         if tensor is not None and tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
             raise InputError(f"{name} holds NaN or infinite entries; expected finite numbers")
+
+
+def check_fits(what: str, *shape: int, itemsize: int = 8) -> None:
+    """Raise `InputError` where a tensor of this shape is larger than all the memory that is free on this machine."""
+    import psutil
+
+    needed, free = math.prod(shape) * itemsize, psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{what} of shape {shape} would take {needed / 1e9:,.0f} GB, and {free / 1e9:,.0f} are free; "
+            "expected fewer operators at a time, a shorter window or a smaller state"
+        )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from assay._errors import InputError
-from assay.operators._operator import SequenceOperator
+from assay.operators._operator import SequenceOperator, check_fits
 from assay.operators._recurrent import RecurrentOperator
 from assay.operators._spectrum import in_parallel
 
@@ -48,7 +48,8 @@ def realise(operator: SequenceOperator, *, rank: int | None = None, tolerance: T
 
     Values at rounding level are always dropped. Everything is computed in float64.
     Complexity: O(L N^3) for a recurrence with state N; O(L^2 n^2) otherwise, with n the largest state kept.
-    Raises `InputError` for a rank or tolerance below 0 and for operators that mix channels.
+    Raises `InputError` for a rank or tolerance below 0, for operators that mix channels, and where the transitions
+    would be larger than the free memory.
     """
     if rank is not None and rank < 0:
         raise InputError(f"rank is {rank}; expected 0 or more")
@@ -91,6 +92,7 @@ def _sweep(future: _Future, rank: int | None, threshold: Tensor, resolution: flo
         future.turn(turn)
         steps.append((turn[..., :-1, :].mT, turn[..., -1, :], C))
     width = max(int(size.max()) for size in sizes)
+    check_fits("a recurrence with its transitions", *future.D.shape, width, width)
     A = torch.stack([_pad(A, width, width) for A, _, _ in steps], dim=-3)
     B = torch.stack([_pad(B, width) for _, B, _ in steps], dim=-2)
     C = torch.stack([_pad(C, width) for _, _, C in steps], dim=-2)

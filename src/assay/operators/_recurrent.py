@@ -10,7 +10,7 @@ from torch import Tensor
 
 from assay._errors import InputError
 from assay.operators._gramians import approximate_hankel_singular_values, hankel_singular_values
-from assay.operators._operator import SequenceOperator, check_finite, check_positions
+from assay.operators._operator import SequenceOperator, check_finite, check_fits, check_positions
 from assay.operators._scan import scan
 
 
@@ -131,7 +131,8 @@ class RecurrentOperator(SequenceOperator):
         )
 
     def to_dense(self) -> Tensor:
-        """O(L^2 N): the response to each unit impulse."""
+        """O(L^2 N): the response to each unit impulse. Raises `InputError` where T is larger than the free memory."""
+        check_fits("T", *self.batch_shape, self.length, self.length, itemsize=self.dtype.itemsize)
         return self.apply(torch.eye(self.length, dtype=self.B.dtype, device=self.B.device))
 
     def state_size(self, positions: Sequence[int]) -> Tensor:
