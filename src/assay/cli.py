@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assay._errors import AssayError, InputError, OutputError
+from assay.lab.cli import app as study_app
 
 if TYPE_CHECKING:
     from assay.report import Report
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.add_typer(study_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -240,7 +242,7 @@ def _unescape(string: str) -> str:
 
 
 def _help_command(arguments: Sequence[str]) -> str:
-    command = next((word for word in arguments if word in ("measure", "models")), "")
+    command = next((word for word in arguments if word in ("measure", "models", "study")), "")
     return " ".join(["assay", *([command] if command else []), "--help"])
 
 

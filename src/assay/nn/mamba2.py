@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu, softplus
 
-from assay._errors import InputError
 from assay.nn._head_size import check_sizes, head_size
 from assay.nn._kernels import fused
 from assay.nn._linear_attention import linear_attention, linear_attention_step

@@ -1,0 +1,1 @@
+"""Published claims as experiments: one file for each paper, in folders by family."""

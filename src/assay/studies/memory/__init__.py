@@ -1,0 +1,1 @@
+"""How much a mixer remembers, and what that is good for."""

@@ -1,0 +1,103 @@
+"""A run that is killed at any moment loses the units in flight, nothing else, and leaves no half of anything."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from toy import calls, edit, load_toy, rows_of, run_toy
+
+from assay.lab import in_processes, run_study
+from assay.lab.config import with_settings
+
+KILLS = 12
+SETTINGS = ["sizes=" + ",".join(map(str, range(12))), "pause=0.004"]
+UNITS = 12 * 2 * 2
+
+
+def _process(file: Path, during_write: bool = False) -> multiprocessing.process.BaseProcess:
+    """A run in a process of its own, started from one that has imported torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pandas", "assay.lab.runner"])
+    process = context.Process(target=_run, args=(file, during_write))
+    process.start()
+    return process
+
+
+def _run(file: Path, during_write: bool) -> None:
+    import sys
+
+    os.chdir(file.parent)
+    sys.dont_write_bytecode = True
+    if during_write:
+        from assay.lab import store
+
+        store.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    run_toy(file, SETTINGS)
+
+
+def stored(file: Path) -> list[Path]:
+    """The units that are there; each can be read."""
+    units = [unit for unit in (file.parent / "results" / "toy" / "units").glob("*.json") if unit.name[0] != "."]
+    for unit in units:
+        assert json.loads(unit.read_text())["rows"]
+    return units
+
+
+def test_killed_at_random_moments_and_resumed_it_is_the_same_byte_for_byte(toy: Path) -> None:
+    rng = random.Random(0)
+    kills, counts = 0, [0]
+    for _ in range(KILLS):
+        process = _process(toy)
+        start = time.monotonic()
+        while len(stored(toy)) == counts[-1] and process.is_alive() and time.monotonic() - start < 60:
+            time.sleep(0.001)  # until it works: what comes before is not what is tested
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        counts.append(len(stored(toy)))
+    resumed = run_toy(toy, SETTINGS)
+    ran = calls(toy.parent)
+    whole = run_toy(toy, SETTINGS, root="uninterrupted")
+
+    assert kills >= KILLS // 2  # the control: it was interrupted indeed, and at different points
+    assert len({count for count in counts if 0 < count < UNITS}) >= 4
+    assert rows_of(resumed) == rows_of(whole)
+    assert resumed.kept + resumed.ran == UNITS
+    assert len(set(ran)) == UNITS
+    assert len(ran) <= UNITS + kills  # one unit at most was under way at each
+
+
+def test_killed_while_writing_it_leaves_no_row(toy: Path) -> None:
+    process = _process(toy, during_write=True)
+    process.join(60)
+
+    assert process.exitcode == -signal.SIGKILL
+    assert stored(toy) == []
+    assert run_toy(toy, SETTINGS).ran == UNITS
+
+
+@pytest.mark.parametrize("deadly", [False, True])
+def test_processes_give_the_same_rows_and_a_dying_one_costs_only_its_unit(toy: Path, deadly: bool) -> None:
+    if deadly:
+        edit(
+            toy, "    time.sleep(pause)", "    import os\n    if (n, seed) == (2, 1):\n        os.kill(os.getpid(), 9)"
+        )
+    study = load_toy(toy)
+    config = with_settings(study.config("smoke"), [])
+    with in_processes(2) as executor:
+        run = run_study(study, config, scale="smoke", root=toy.parent / "pool", executor=executor)
+
+    if deadly:
+        assert (run.ran, len(run.failures)) == (11, 1)
+        assert "worker process died" in run.failures[0]
+        assert len([line for line in calls(toy.parent) if line == "first 2 1"]) == 3
+    else:
+        assert rows_of(run) == rows_of(run_toy(toy))
