@@ -114,4 +114,6 @@ class _Run:
                 yield Transition(block.A[t], *pair), block.B[t], block.C[t], v[t]
 
     def _in_time(self, tensor: Tensor, dim: int, start: int, stop: int) -> Tensor:
-        return tensor.narrow(dim, start, stop - start).to(self.dtype).movedim(dim, 0).contiguous()
+        part = tensor.narrow(dim, start, stop - start)
+        once = part[tuple(slice(0, 1) if step == 0 else slice(None) for step in part.stride())]  # not what is expanded
+        return once.to(self.dtype).movedim(dim, 0).contiguous().expand(part.movedim(dim, 0).shape)
