@@ -161,7 +161,7 @@ def _list_models() -> None:
         "",
         "Any causal language model of transformers can be opened, by folder or hub id. Its layers are read by:",
     ]
-    lines += [f"  {name:<18} {words}" for name, words in registered()]
+    lines += [f"  {name:<28} {words}" for name, words in registered()]
     lines += ["A layer that none of them reads is reported as not supported; the others are still measured."]
     typer.echo("\n".join(lines))
 
