@@ -20,8 +20,9 @@ Ratios within one run on one machine; `make bench` writes this page. Absolute ti
 
 
 def main() -> None:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no accelerator"
     machine = (
-        f"{datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} cores ({platform.machine()}), no accelerator, torch "
+        f"{datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} cores ({platform.machine()}), {device}, torch "
         f"{torch.__version__} with {torch.get_num_threads()} threads, Python {platform.python_version()}"
     )
     parts = [HEADER.format(machine=machine)]

@@ -3,7 +3,6 @@
 import argparse
 import inspect
 import math
-import time
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from assay.measures.state_size import entropy_ess, state_size_profile, tolerance
 from assay.models.load import load, quiet_transformers
 from assay.models.trace import MixerTrace, trace
 from assay.operators import DenseOperator
+from benchmarks._timing import timed
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 HEADS = {256: 8, 512: 4, 1024: 2, 2048: 2, 4096: 2}
@@ -84,8 +84,8 @@ def _measured(operator: DenseOperator) -> tuple[dict[str, float], list[str]]:
     (heads,), length = operator.batch_shape, operator.length
     every = range(1, length)
     operator.window(0, 128).count_singular_values(TOLERANCE, range(1, 128))  # warm-up
-    counting, found = _timed(lambda: operator.count_singular_values(TOLERANCE, every))
-    adapting, adaptive = _timed(lambda: state_size_profile(operator, tolerance=TOLERANCE, positions="adaptive"))
+    counting, found = timed(lambda: operator.count_singular_values(TOLERANCE, every))
+    adapting, adaptive = timed(lambda: state_size_profile(operator, tolerance=TOLERANCE, positions="adaptive"))
     row = {"counts": counting / heads, "adaptive": adapting / heads}
     positions = list(every) if length <= DIRECT_UP_TO else [length // 3, length // 2, 3 * length // 4]
     direct, sigma = _direct(operator.matrix, positions)
@@ -98,7 +98,7 @@ def _measured(operator: DenseOperator) -> tuple[dict[str, float], list[str]]:
         row["direct"] = direct / heads
     if length > FULL_UP_TO:
         return row, [checked, "", "", f"{adaptive.error:.1e}"]
-    entirely, full = _timed(lambda: state_size_profile(operator, tolerance=TOLERANCE))
+    entirely, full = timed(lambda: state_size_profile(operator, tolerance=TOLERANCE))
     row["full"] = entirely / heads
     wrong = int((full.tolerance_ess[:, index] != counts).sum())
     checked += f", {wrong} in the full profile"
@@ -127,7 +127,7 @@ def _low_rank() -> dict[str, float]:
     q, k = torch.randn(2, 1, 1024, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     operator = DenseOperator((q @ k.mT).tril())
     every = list(range(1, 1024))
-    seconds, found = _timed(lambda: operator.hankel_singular_values(every))
+    seconds, found = timed(lambda: operator.hankel_singular_values(every))
     direct, sigma = _direct(operator.matrix, every)
     off = ((found - sigma).abs().amax(-1) / sigma[..., 0]).max()
     return {"cores": seconds, "cores_direct": direct, "cores_ratio": direct / seconds, "cores_off": float(off)}
@@ -165,12 +165,6 @@ def _with_threads(count: int, work):  # type: ignore[no-untyped-def]
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        return _timed(work)
+        return timed(work)
     finally:
         torch.set_num_threads(before)
-
-
-def _timed(work):  # type: ignore[no-untyped-def]
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result

@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 from assay.operators import RecurrentOperator
+from benchmarks._timing import timed
 
 CHANNELS = 64
 DIRECT = 1024
@@ -46,8 +46,8 @@ def table() -> str:
     for state, target in TARGETS.items():
         operator = _recurrence(DIRECT, state, CHANNELS)
         operator.hankel_singular_values([1, 66])  # warm-up
-        seconds, spectra = _timed(lambda op=operator: op.hankel_singular_values(range(1, DIRECT)))
-        direct, blocks = _timed(lambda op=operator, n=state: _direct(op[0].to_dense(), n))
+        seconds, spectra = timed(lambda op=operator: op.hankel_singular_values(range(1, DIRECT)))
+        direct, blocks = timed(lambda op=operator, n=state: _direct(op[0].to_dense(), n))
         difference = (spectra[0] - blocks).abs().max() / blocks.max()
         each = seconds / CHANNELS
         short.append(
@@ -55,7 +55,7 @@ def table() -> str:
             f"(target {target}) | {difference:.0e} |"
         )
     long = [_long(length, state) for state in TARGETS for length in LENGTHS]
-    seconds, _ = _timed(lambda: _recurrence(DIRECT, 64, 1, rank_one=True).hankel_singular_values(range(1, DIRECT)))
+    seconds, _ = timed(lambda: _recurrence(DIRECT, 64, 1, rank_one=True).hankel_singular_values(range(1, DIRECT)))
     gram, error = _gram()
     return TEXT.format(
         channels=CHANNELS,
@@ -104,7 +104,7 @@ def _do(length: int, state: int) -> None:
     operator = _recurrence(length, state, 1)
     _recurrence(256, state, 1).hankel_singular_values(range(1, 256))  # warm-up
     before = _status("VmRSS")
-    seconds, _ = _timed(lambda: operator.hankel_singular_values(range(1, length)))
+    seconds, _ = timed(lambda: operator.hankel_singular_values(range(1, length)))
     print(json.dumps([seconds, before, _status("VmHWM")]))
 
 
@@ -122,15 +122,9 @@ def _gram() -> tuple[float, float]:
     parts = [tensor.float() for tensor in (operator.A, operator.B, operator.C)]
     positions = range(8, DIRECT, 16)
     approximate_hankel_singular_values(*parts, positions)  # warm-up
-    exact_seconds, exact = _timed(lambda: hankel_singular_values(*parts, positions))
-    seconds, (found, _) = _timed(lambda: approximate_hankel_singular_values(*parts, positions))
+    exact_seconds, exact = timed(lambda: hankel_singular_values(*parts, positions))
+    seconds, (found, _) = timed(lambda: approximate_hankel_singular_values(*parts, positions))
     return exact_seconds / seconds, float(((found - exact).abs() / exact[..., :1]).max())
-
-
-def _timed(work):  # type: ignore[no-untyped-def]
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
 
 
 if __name__ == "__main__":

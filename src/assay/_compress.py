@@ -146,13 +146,14 @@ def _smallest(operator: SequenceOperator, values: Tensor | None, output: Tensor,
     at_low, at_high = error(best).clamp(min=1e-16), torch.ones_like(high)
     high = high.clamp(min=1e-300)
     low = low.clamp(min=1e-300)
+    found: Realisation | None = best
     for _ in range(STEPS):
         share = (math.log(0.98 * tolerance) - at_low.log()) / (at_high.log() - at_low.log())
         middle = low * (high / low) ** share.nan_to_num(0.5).clamp(0.05, 0.95)
-        found = realise(start, tolerance=middle)
-        made = error(found).clamp(min=1e-16)
+        tried = realise(start, tolerance=middle)
+        made = error(tried).clamp(min=1e-16)
         good = made <= tolerance
         low, at_low = torch.where(good, middle, low), torch.where(good, made, at_low)
         high, at_high = torch.where(good, high, middle), torch.where(good, at_high, made)
-        best = found if bool(good.all()) else None  # type: ignore[assignment]
-    return best or realise(start, tolerance=low)
+        found = tried if bool(good.all()) else None
+    return found or realise(start, tolerance=low)

@@ -115,7 +115,7 @@ def _from_gramians(operator: RecurrentOperator, where: Sequence[int], tolerance:
     """Spectra of a recurrence from its Gramians; those of operators for which that is too coarse, exact."""
     if torch.is_grad_enabled() and operator.B.requires_grad:
         return operator.hankel_singular_values(where)
-    sigma, resolution = operator.approximate_singular_values(where)
+    sigma, resolution = operator.gramian_singular_values(where)
     # each of N singular values is off by at most the resolution, and 16 > |ln p + H| for all p that count
     error = 16 * sigma.shape[-1] * resolution / sigma.sum(-1)
     coarse = ((resolution > tolerance) | (error > accuracy)).any(-1)

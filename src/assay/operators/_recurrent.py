@@ -143,7 +143,7 @@ class RecurrentOperator(SequenceOperator):
         positions = check_positions(positions, self.length)
         return hankel_singular_values(self.A, self.B, self.C, positions, self.rank_one, pre_update=self._pre_update)
 
-    def approximate_singular_values(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def gramian_singular_values(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """As `hankel_singular_values` but from Gramians, (..., P, N), and their absolute resolution, (..., P).
 
         Singular values below the resolution, about 1e-6 of the largest one, are noise. Not differentiable.
