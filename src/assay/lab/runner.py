@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from assay.lab.claims import ClaimResult, judge
 from assay.lab.config import StudyConfig
 from assay.lab.executor import Executor, Outcome, in_this_process
 from assay.lab.fingerprint import fingerprint
+from assay.lab.provenance import commit, machine
 from assay.lab.store import Store, Stored, default_root, run_id, unit_key, versions
 from assay.lab.study import Row, Study, Unit
 
@@ -65,7 +67,7 @@ def run_study(
     units, codes = _keyed(study, config, device)
     store.sweep()
     found = {key: stored for key in units if (stored := store.get(key)) is not None}
-    missing = {key: unit for key, unit in units.items() if key not in found}
+    missing = {key: replace(unit, scratch=store.scratch(key)) for key, unit in units.items() if key not in found}
     failures: dict[str, str] = {}
     show = progress or (lambda *_: None)
     show(0.0, f"{study.slug}: {len(missing)} units")
@@ -77,6 +79,7 @@ def run_study(
         else:
             found[key] = Stored(outcome.rows, outcome.seconds)
             store.put(key, units[key], found[key])
+        store.clear_scratch(key)
         show(done / len(missing), f"{study.slug}: {done} of {len(missing)} · {_current(units[key], outcome)}")
 
     rows = [row for key in units if key in found for row in found[key].rows]
@@ -93,7 +96,8 @@ def run_study(
         "device": device,
         "code": codes,
         "versions": versions() | {"python": platform.python_version()},
-        "platform": platform.platform(),
+        "commit": commit(Path(inspect.getfile(type(study)))),
+        "machine": machine(device),
         "claims": [asdict(result) for result in results],
         "figures": _figures(study, rows),
     }

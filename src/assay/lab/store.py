@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -105,6 +106,13 @@ class Store:
         self._write(folder / "rows.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         self._write(folder / "run.json", json.dumps(record, allow_nan=False, indent=1) + "\n")
         return folder
+
+    def scratch(self, key: str) -> Path:
+        """Where a unit may keep what it needs to go on after it was killed."""
+        return self.folder / "scratch" / key
+
+    def clear_scratch(self, key: str) -> None:
+        shutil.rmtree(self.scratch(key), ignore_errors=True)
 
     def runs(self) -> list[dict[str, Any]]:
         """The records of all runs, the newest first."""

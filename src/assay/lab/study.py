@@ -7,6 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from assay._errors import InputError
@@ -35,11 +36,12 @@ class Paper:
 
 @dataclass(frozen=True)
 class Unit:
-    """One call of an experiment with its settings, and with `seed` and `device` if it takes them."""
+    """One call of an experiment with its settings, and with `seed`, `device` and `scratch` if it takes them."""
 
     experiment: Experiment
     settings: Mapping[str, Any]
     seed: int = 0
+    scratch: Path | None = None
 
     @property
     def name(self) -> str:
@@ -50,7 +52,9 @@ class Unit:
         return argument in inspect.signature(self.experiment).parameters
 
     def call(self, device: str) -> Row | list[Row]:
-        given = {"seed": self.seed, "device": device}
+        given = {"seed": self.seed, "device": device, "scratch": self.scratch}
+        if self.scratch is not None and self.uses("scratch"):
+            self.scratch.mkdir(parents=True, exist_ok=True)
         return self.experiment(**self.settings, **{name: value for name, value in given.items() if self.uses(name)})
 
 
@@ -68,11 +72,12 @@ def grid(experiment: Experiment, **settings: Any) -> Iterator[Unit]:
 class Study(ABC):
     """One file for each paper. A subclass says what is claimed, and what is run to find out.
 
-    An *experiment* is a function at the top level of a file that takes settings, and `seed` and `device` if it needs
-    them, and returns one row or several: dicts of numbers, strings and truth values. Before each call the global
-    generators of Python, numpy and torch are seeded with the seed, the same for all units that have it. Results are
-    kept until the code changes: what the experiment uses of its own file, and the modules that this imports from the
-    study's package and from assay.
+    An *experiment* is a function at the top level of a file that takes settings, and `seed`, `device` and `scratch` if
+    it needs them, and returns one row or several: dicts of numbers, strings and truth values. Before each call the
+    global generators of Python, numpy and torch are seeded with the seed, the same for all units that have it.
+    `scratch` is a folder of the unit's own for checkpoints: what is in it is there again when a killed run goes on, and
+    gone once the unit is finished. Results are kept until the code changes: what the experiment uses of its own file,
+    and the modules that this imports from the study's package and from assay.
 
     `parts`: modules that experiments use without importing them by name. `requires`: importable names of packages
     that assay does not bring along, and `extra` the command that installs them. `seconds`: about how long each

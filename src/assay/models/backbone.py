@@ -110,6 +110,7 @@ class Backbone(PreTrainedModel):  # type: ignore[misc]
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,  # noqa: ARG002
+        logits_to_keep: Tensor | None = None,
     ) -> CausalLMOutput:
         """Logits (B, L, V) for the tokens (B, L), and the loss where labels are given.
 
@@ -117,15 +118,18 @@ class Backbone(PreTrainedModel):  # type: ignore[misc]
             attention_mask: (B, L), 1 for tokens and 0 for padding, which must stand behind them.
             labels: (B, L), usually `input_ids` themselves; token t is predicted from those before it. -100 is left out.
             use_cache: without effect; see `step`.
+            logits_to_keep: (B, L), boolean; logits are then (N, V), at its N true positions only. Not with labels.
 
-        Raises `InputError` for padding that is not at the end.
+        Raises `InputError` for padding that is not at the end, and for `labels` with `logits_to_keep`.
         """
         if attention_mask is not None and bool((attention_mask.diff(dim=1) > 0).any()):
             raise InputError("attention_mask has padding before tokens; expected padding on the right only")
+        if labels is not None and logits_to_keep is not None:
+            raise InputError("labels and logits_to_keep are both given; expected one of them")
         x = self.embedding(input_ids)
         for layer in self.layers:
             x = layer(x)
-        logits = self.head(self.norm(x))
+        logits = self.head(self.norm(x if logits_to_keep is None else x[logits_to_keep]))
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
