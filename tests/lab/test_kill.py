@@ -16,7 +16,7 @@ from toy import calls, edit, load_toy, rows_of, run_toy
 from assay.lab import in_processes, run_study
 from assay.lab.config import with_settings
 
-KILLS = 12
+KILLS = 20
 SETTINGS = ["sizes=" + ",".join(map(str, range(12))), "pause=0.004"]
 UNITS = 12 * 2 * 2
 
@@ -73,6 +73,31 @@ def test_killed_at_random_moments_and_resumed_it_is_the_same_byte_for_byte(toy: 
     assert resumed.kept + resumed.ran == UNITS
     assert len(set(ran)) == UNITS
     assert len(ran) <= UNITS + kills  # one unit at most was under way at each
+
+
+def test_what_a_unit_kept_is_there_again_after_a_kill_and_gone_when_it_is_finished(toy: Path) -> None:
+    """A unit in five steps, each of which it writes down; it is killed after the third."""
+    body = "    done = scratch / 'done'\n    start = int(done.read_text()) if done.exists() else 0\n"
+    body += '    noted("first", f"{n} from {start}", seed)\n'
+    body += "    for step in range(start, 5):\n        done.write_text(str(step + 1))\n"
+    body += "        if (n, seed, step) == (2, 0, 2) and not Path('killed').exists():\n"
+    body += "            import os\n            Path('killed').touch()\n            os.kill(os.getpid(), 9)\n"
+    edit(toy, '    noted("first", n, seed)\n    time.sleep(pause)\n', body)
+    edit(toy, "n, pause, seed):", "n, pause, seed, scratch):")
+    process = _process(toy)
+    process.join(60)
+    kept = list((toy.parent / "results" / "toy" / "scratch").glob("*/*"))
+
+    assert process.exitcode == -signal.SIGKILL
+    assert [file.read_text() for file in kept] == ["3"]
+    resumed = run_toy(toy, SETTINGS)
+    assert [line for line in calls(toy.parent) if line.startswith("first 2 ")] == [
+        "first 2 from 0 0",
+        "first 2 from 3 0",
+        "first 2 from 0 1",
+    ]
+    assert rows_of(resumed) == rows_of(run_toy(toy, SETTINGS, root="uninterrupted"))
+    assert list((toy.parent / "results" / "toy" / "scratch").iterdir()) == []
 
 
 def test_killed_while_writing_it_leaves_no_row(toy: Path) -> None:

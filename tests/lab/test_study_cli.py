@@ -68,6 +68,16 @@ def test_json_is_all_that_is_printed(toy: Path, capsys: pytest.CaptureFixture[st
     assert run["folder"].startswith(str(toy.parent / "here"))
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_an_experiment_prints_is_not_in_the_json(toy: Path, capfd: pytest.CaptureFixture[str], jobs: int) -> None:
+    edit(toy, "    time.sleep(pause)", "    print('hello')")
+
+    assert study("run", toy, "--scale", "smoke", "--jobs", jobs, "--json") == 0
+    out, err = capfd.readouterr()
+    assert len(json.loads(out)) == 1
+    assert err.count("hello\n") == 6
+
+
 def test_failed_units_are_shown_and_change_the_exit_code(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit(toy, "    time.sleep(pause)", "    raise RuntimeError('[bold]no luck')")
 
@@ -82,6 +92,14 @@ def test_list_and_show(toy: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setenv("COLUMNS", "160")
     study("list")
     assert "never run" in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
+    study("list", "--family", "memory")
+    narrow = capsys.readouterr().out.splitlines()
+    assert max(map(len, narrow)) <= 80
+    first = next(index for index, line in enumerate(narrow) if line.startswith("effective-state-size "))
+    words = "\n".join(narrow[first : first + 4])  # three columns of at most four lines
+    for part in ("Quantifying Memory", "2025, ", " claims", " min | ", "never run"):
+        assert part in words
     study("list", "--family", "memory")
     shown = capsys.readouterr().out
     assert "effective-state-size" in shown

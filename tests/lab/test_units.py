@@ -82,6 +82,33 @@ def test_results_of_another_version_are_kept_and_not_mixed(toy: Path) -> None:
     assert {row["value"] for row in new.rows if row["experiment"] == "second"} == {3.0, 4.0}
 
 
+@pytest.mark.parametrize("what", ["FORMAT", "assay", "torch"])
+def test_results_of_another_library_or_format_stay_and_are_not_read(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    from assay.lab import store
+
+    with monkeypatch.context() as patch:
+        if what == "FORMAT":
+            patch.setattr(store, "FORMAT", store.FORMAT - 1)
+        else:
+            now = store.versions()
+            patch.setattr(store, "versions", lambda: now | {what: "0.0.1"})
+        old = run_toy(toy)
+        for file in (toy.parent / "results" / "toy" / "units").iterdir():  # so that they could be told apart
+            text = json.loads(file.read_text())
+            file.write_text(json.dumps(text | {"rows": [row | {"value": -1.0} for row in text["rows"]]}))
+        assert run_toy(toy).kept == ALL
+    before = {file: file.read_bytes() for file in (toy.parent / "results").rglob("*.json*")}
+    new = run_toy(toy)
+
+    assert (new.ran, new.kept) == (ALL, 0)
+    assert {row["value"] for row in new.rows}.isdisjoint({-1.0})
+    assert {file: file.read_bytes() for file in before} == before
+    assert new.folder != old.folder
+    assert len(list((toy.parent / "results" / "toy" / "units").iterdir())) == 2 * ALL
+
+
 def test_the_key_knows_settings_seed_device_and_code(toy: Path) -> None:
     study = load_toy(toy)
     unit = study.seeded_units(study.config("smoke"))[0]

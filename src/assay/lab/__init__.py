@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from assay.lab.executor import run_unit as run_unit
     from assay.lab.figure import mark as mark
     from assay.lab.figure import plot as plot
+    from assay.lab.ray import on_ray as on_ray
     from assay.lab.runner import StudyRun as StudyRun
     from assay.lab.runner import run_study as run_study
     from assay.lab.statistics import smallest_step as smallest_step
     from assay.lab.statistics import spearman as spearman
     from assay.lab.study import Paper as Paper
+    from assay.lab.study import Resources as Resources
     from assay.lab.study import Row as Row
     from assay.lab.study import Study as Study
     from assay.lab.study import Unit as Unit
@@ -51,11 +53,13 @@ _WHERE = {
     "run_unit": "executor",
     "mark": "figure",
     "plot": "figure",
+    "on_ray": "ray",
     "StudyRun": "runner",
     "run_study": "runner",
     "smallest_step": "statistics",
     "spearman": "statistics",
     "Paper": "study",
+    "Resources": "study",
     "Row": "study",
     "Study": "study",
     "Unit": "study",
@@ -69,6 +73,7 @@ __all__ = [
     "Executor",
     "Outcome",
     "Paper",
+    "Resources",
     "Row",
     "Study",
     "StudyConfig",
@@ -81,6 +86,7 @@ __all__ = [
     "judge",
     "known_studies",
     "mark",
+    "on_ray",
     "plot",
     "run_study",
     "run_unit",

@@ -79,6 +79,7 @@ def run(
     seeds: Annotated[int | None, _option("N", "seeds of each unit; short for seeds=N [as the scale has it]")] = None,
     jobs: Annotated[int | None, _option("N", "processes [as many as there are cores]")] = None,
     device: Annotated[str, _option("NAME", "cpu, cuda, cuda:N, mps or auto [cpu]")] = "cpu",
+    ray: Annotated[str | None, _option("ADDRESS", "run on this Ray cluster: HOST:PORT or auto [this machine]")] = None,
     every: Annotated[bool, typer.Option("--all", help="run all studies [off]", show_default=False)] = False,
     json: Annotated[bool, typer.Option("--json", help="print the results as JSON [off]", show_default=False)] = False,
     out: Out = None,
@@ -95,14 +96,41 @@ def run(
         raise InputError("give the names of studies, or --all; see: assay study list")
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}: give 1 or more")
+    if jobs is not None and ray is not None:
+        raise InputError("--jobs and --ray: give one of them; Ray runs as many units as its nodes have room for")
+    if ray is not None:
+        from assay.lab.ray import check_address
+
+        check_address(ray)
     try:
-        runs = list(_run(_chosen(names), settings, scale, jobs, device, out, quiet=json))
+        runs = list(_run(_chosen(names), settings, scale, jobs, ray, device, out, quiet=json))
     except KeyboardInterrupt:
         sys.stderr.write("assay: stopped; finished units are kept, the same command goes on\n")
         raise SystemExit(130) from None
     if json:
         _print_json(runs)
     return 1 if any(run.failures for run in runs) else 0
+
+
+@app.command(short_help="Write the stored results as a gallery of pages.")
+def report(
+    slugs: Annotated[list[str] | None, typer.Argument(metavar="SLUG", help="only of these studies [all]")] = None,
+    results: Annotated[Path | None, _option("DIR", "where results are kept [~/.cache/assay/studies]")] = None,
+    out: Annotated[Path, _option("DIR", "folder of the gallery [assay-gallery]")] = Path("assay-gallery"),
+    force: Annotated[
+        bool, typer.Option("--force", help="write into a folder that holds something else [off]", show_default=False)
+    ] = False,
+) -> None:
+    """Write the stored results as a gallery of pages, to be opened from disk. In brackets: the defaults.
+
+    Of each study it shows the newest run of the largest scale. A gallery that is there already is replaced.
+    """
+    from assay.lab.store import default_root
+    from assay.report.gallery import write_gallery
+
+    shown = write_gallery(results or default_root(), out, slugs=slugs or (), force=force)
+    studies = sum(one.record is not None for one in shown)
+    typer.echo(f"{studies} {'study' if studies == 1 else 'studies'}: {out / 'index.html'}")
 
 
 def _chosen(names: Sequence[str]) -> list[Study]:
@@ -116,32 +144,39 @@ def _run(
     settings: Sequence[str],
     scale: str,
     jobs: int | None,
+    ray: str | None,
     device: str,
     out: Path | None,
     *,
     quiet: bool,
 ) -> Iterator[StudyRun]:
     """All settings are checked before anything runs."""
+    from contextlib import redirect_stdout
+
     from joblib import cpu_count  # type: ignore[import-untyped]
     from rich.console import Console
 
     from assay._progress import progress_bar
     from assay.lab.config import with_settings
     from assay.lab.executor import in_processes
+    from assay.lab.ray import on_ray
     from assay.lab.runner import run_study
     from assay.lab.terminal import print_run
     from assay.models.load import resolve_device
 
-    where = str(resolve_device(device))
+    where = device if ray and device == "cuda" else str(resolve_device(device))  # the nodes may have what is not here
+    if ray and where not in ("cpu", "cuda"):
+        raise InputError(f"--device {device} with --ray: give cpu or cuda; Ray says which GPU")
     configs = [with_settings(study.config(scale), settings) for study in studies]
-    with in_processes(jobs or cpu_count()) as executor:
+    console = Console(file=sys.stdout)  # what Ray and experiments print goes elsewhere
+    with redirect_stdout(sys.stderr), on_ray(ray) if ray else in_processes(jobs or cpu_count()) as executor:
         for study, config in zip(studies, configs, strict=True):
             with progress_bar(enabled=not quiet) as progress:
                 run = run_study(
                     study, config, scale=scale, root=out, executor=executor, device=where, progress=progress
                 )
             if not quiet:
-                print_run(run, Console())
+                print_run(run, console)
             yield run
 
 

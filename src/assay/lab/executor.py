@@ -1,6 +1,7 @@
 """Where units run. An executor takes units and yields what became of each, in any order; it knows no files.
 
-`in_processes` makes the one for a single machine; anything with the same signature can take its place.
+`in_processes` makes the one for a single machine, `assay.lab.ray.on_ray` that for a Ray cluster; anything with the same
+signature can take their place.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ import contextlib
 import itertools
 import os
 import random
+import sys
 import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
+from assay._errors import InputError
 from assay.lab.study import Row, Unit
 
 ATTEMPTS = 3
 """How often a unit is tried before it is recorded as failed."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""The environment of a worker process."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,15 @@ Executor = Callable[[Mapping[str, Unit], str], Iterator[tuple[str, Outcome]]]
 
 
 def run_unit(unit: Unit, device: str) -> Outcome:
-    """Run a unit here, on one thread, at most `ATTEMPTS` times. Whatever it raises is in the outcome."""
+    """Run a unit here, on one thread, at most `ATTEMPTS` times. Whatever it raises is in the outcome.
+
+    What it prints goes to the standard error output.
+    """
     start, words = time.perf_counter(), ""
     for _ in range(ATTEMPTS):
         start = time.perf_counter()
         try:
-            with _alone(unit.seed):
+            with _alone(unit.seed), contextlib.redirect_stdout(sys.stderr):
                 found = unit.call(device)
             rows = [_row(unit, row) for row in (found if isinstance(found, list) else [found])]
             return Outcome(rows, time.perf_counter() - start)
@@ -53,7 +61,8 @@ def run_unit(unit: Unit, device: str) -> Outcome:
 
 
 def in_this_process(units: Mapping[str, Unit], device: str) -> Iterator[tuple[str, Outcome]]:
-    """The executor without processes: one unit after the other."""
+    """The executor without processes: one unit after the other. Raises `InputError` where one does not fit."""
+    fitting(units.values(), 1)
     for key, unit in units.items():
         yield key, run_unit(unit, device)
 
@@ -67,12 +76,34 @@ def in_processes(jobs: int) -> Iterator[Executor]:
 
     A worker that dies (killed for its memory, say) takes the others with it. Whatever was under way then is run again,
     one unit at a time, so that it is known which of them does it; that one is given up after `ATTEMPTS` attempts.
+    Where `jobs` units at once would not fit into memory, fewer run; where one does not, that is an `InputError`.
     """
     if jobs == 1:
         yield in_this_process
         return
     with _Pool(jobs) as pool:
         yield pool.run
+
+
+def fitting(units: Iterable[Unit], jobs: int) -> int:
+    """How many of the units may run at once on this machine's `jobs` cores and in its free memory.
+
+    Raises `InputError` where one alone does not fit.
+    """
+    import torch
+
+    from assay.models._memory import available_memory, human_bytes
+
+    free, most = available_memory(torch.device("cpu")), jobs
+    for unit in units:
+        cpus, memory = unit.resources.cpus, unit.resources.memory
+        if memory > free:
+            raise InputError(
+                f"a unit of {unit.name} takes {human_bytes(memory)} of memory and {human_bytes(free)} are free here; "
+                "`assay study show` says what the units of each scale take"
+            )
+        most = min(most, int(jobs // max(cpus, 1)), int(free // memory) if memory else jobs)
+    return max(most, 1)
 
 
 class _Pool:
@@ -89,14 +120,14 @@ class _Pool:
             self.workers = None
 
     def run(self, units: Mapping[str, Unit], device: str) -> Iterator[tuple[str, Outcome]]:
-        pending = dict(units)
+        pending, at_once = dict(units), fitting(units.values(), self.jobs)
         deaths: Counter[str] = Counter()
         while pending:
             suspects = [key for key in pending if deaths[key]]
             batch = {key: pending[key] for key in suspects[:1] or pending}
             under_way: dict[Future[Outcome], str] = {}
             try:
-                for key, outcome in self._batch(batch, device, under_way):
+                for key, outcome in self._batch(batch, device, under_way, at_once):
                     del pending[key]
                     yield key, outcome
             except BrokenExecutor as error:
@@ -107,12 +138,12 @@ class _Pool:
                     yield key, Outcome(None, 0.0, f"the worker process died: {error}")
 
     def _batch(
-        self, batch: Mapping[str, Unit], device: str, under_way: dict[Future[Outcome], str]
+        self, batch: Mapping[str, Unit], device: str, under_way: dict[Future[Outcome], str], at_once: int
     ) -> Iterator[tuple[str, Outcome]]:
-        """Keeps two units for each worker `under_way`; raises `BrokenExecutor` where one dies."""
-        waiting = iter(batch.items())
+        """Keeps `at_once` units `under_way`, or two for each worker; raises `BrokenExecutor` where one dies."""
+        waiting, most = iter(batch.items()), at_once if at_once < self.jobs else 2 * self.jobs
         while True:
-            for key, unit in itertools.islice(waiting, 2 * self.jobs - len(under_way)):
+            for key, unit in itertools.islice(waiting, most - len(under_way)):
                 under_way[self._started().submit(run_unit, unit, device)] = key
             if not under_way:
                 return
@@ -124,9 +155,8 @@ class _Pool:
         if self.workers is None:
             from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
-            threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
             self.workers = ProcessPoolExecutor(
-                max_workers=self.jobs, env=threads, initializer=_end_with, initargs=(os.getpid(),)
+                max_workers=self.jobs, env=ONE_THREAD, initializer=_end_with, initargs=(os.getpid(),)
             )
         return self.workers
 

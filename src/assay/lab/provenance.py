@@ -1,12 +1,36 @@
-"""Where numbers come from: the commit of the code, and the class of the machine."""
+"""Where numbers come from: the study in words, the commit of the code, and the class of the machine."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from assay.lab.study import Study
+
+
+def about(study: Study) -> dict[str, Any]:
+    """What a page says of a study besides its results, as plain data: so that a page needs the record alone.
+
+    `paper`, `idea`, `experiments` (claim: what is run), `settings` (field: description), `scales` (name: settings).
+    """
+
+    def first_paragraph(one: object) -> str:
+        return " ".join(inspect.cleandoc(one.__doc__ or "").partition("\n\n")[0].split())
+
+    fields = study.Config.model_fields.items()
+    return {
+        "paper": asdict(study.paper),
+        "idea": first_paragraph(type(study)),
+        "experiments": {claim.slug: first_paragraph(claim.experiment) for claim in study.claims},
+        "settings": {name: field.description or "" for name, field in fields},
+        "scales": {name: config.model_dump(mode="json") for name, config in study.scales.items()},
+    }
 
 
 def commit(file: Path) -> str | None:
@@ -35,7 +59,7 @@ def machine(device: str) -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.system(),
     }
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():  # on a Ray cluster it may be on other nodes only
         found["accelerator"] = torch.cuda.get_device_name(device)
     return found
 

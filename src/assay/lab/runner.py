@@ -17,7 +17,7 @@ from assay.lab.claims import ClaimResult, judge
 from assay.lab.config import StudyConfig
 from assay.lab.executor import Executor, Outcome, in_this_process
 from assay.lab.fingerprint import fingerprint
-from assay.lab.provenance import commit, machine
+from assay.lab.provenance import about, commit, machine
 from assay.lab.store import Store, Stored, default_root, run_id, unit_key, versions
 from assay.lab.study import Row, Study, Unit
 
@@ -86,6 +86,7 @@ def run_study(
     results = _judge(study, rows, Counter(units[key].name for key in failures))
     record = {
         "study": study.slug,
+        "about": about(study),
         "scale": scale,
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "config": config.model_dump(mode="json"),

@@ -109,7 +109,7 @@ class Store:
 
     def scratch(self, key: str) -> Path:
         """Where a unit may keep what it needs to go on after it was killed."""
-        return self.folder / "scratch" / key
+        return (self.folder / "scratch" / key).absolute()
 
     def clear_scratch(self, key: str) -> None:
         shutil.rmtree(self.scratch(key), ignore_errors=True)

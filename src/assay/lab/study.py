@@ -35,6 +35,18 @@ class Paper:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a unit takes: CPUs, GPUs where the device is one (a part of one is shared), and bytes of main memory.
+
+    Without `memory` it is assumed to be little.
+    """
+
+    cpus: float = 1
+    gpus: float = 1
+    memory: float = 0
+
+
+@dataclass(frozen=True)
 class Unit:
     """One call of an experiment with its settings, and with `seed`, `device` and `scratch` if it takes them."""
 
@@ -42,6 +54,7 @@ class Unit:
     settings: Mapping[str, Any]
     seed: int = 0
     scratch: Path | None = None
+    resources: Resources = Resources()
 
     @property
     def name(self) -> str:
@@ -99,6 +112,10 @@ class Study(ABC):
         """The grid, without seeds, which the laboratory adds. Nothing of `config` reaches an experiment but what is put
         into a unit's settings; so a field changes the results of those units only that have it."""
 
+    def resources(self, unit: Unit) -> Resources:  # noqa: ARG002
+        """What a unit takes; one CPU, and one GPU where the device is one, where a study does not say more."""
+        return Resources()
+
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:  # noqa: ARG002
         """Figures of all rows, each made by `assay.lab.plot`; at a small scale some rows may be missing."""
         return []
@@ -112,5 +129,7 @@ class Study(ABC):
     def seeded_units(self, config: StudyConfig) -> list[Unit]:
         """Every unit with every seed, in the order of the rows."""
         return [
-            Unit(unit.experiment, unit.settings, seed) for unit in self.units(config) for seed in range(config.seeds)
+            Unit(unit.experiment, unit.settings, seed, resources=self.resources(unit))
+            for unit in self.units(config)
+            for seed in range(config.seeds)
         ]

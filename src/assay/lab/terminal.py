@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from assay.lab.config import describe
 from assay.lab.discovery import Source, load_study
 from assay.lab.store import Store
 from assay.lab.study import SCALES, Study
+from assay.models._memory import human_bytes
 
 if TYPE_CHECKING:
     from assay.lab.runner import StudyRun
@@ -25,25 +27,22 @@ STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow", "void": "m
 
 
 def print_list(sources: Sequence[Source], root: Path, console: Console) -> None:
-    """A row for each study; one that cannot be loaded says why."""
-    table = Table(box=None, pad_edge=False, show_edge=False)
-    table.add_column("family", no_wrap=True)
-    table.add_column("study", no_wrap=True)
-    table.add_column("paper", min_width=12)
-    table.add_column("year", no_wrap=True)
-    table.add_column("claims", justify="right", no_wrap=True)
-    table.add_column("last here", min_width=9)
-    table.add_column(" | ".join(SCALES), min_width=8)
-    for source in sources:
-        try:
-            study = load_study(source)
-        except InputError as error:
-            table.add_row(source.family, source.slug, escape(str(error)))
-            continue
-        paper, last = study.paper, _last_of(study, root)
-        cells = (study.slug, paper.title, str(paper.year), str(len(study.claims)), last, _times(study))
-        table.add_row(source.family, *map(escape, cells))
-    console.print(table)
+    """For each family a table with a row for each study; one that cannot be loaded says why."""
+    for family, members in itertools.groupby(sources, key=lambda source: source.family):
+        table = Table(box=None, pad_edge=False, title=escape(family), title_justify="left")
+        table.add_column("study", no_wrap=True)
+        table.add_column(f"paper\ntime: {' | '.join(SCALES)}")
+        table.add_column("last here", min_width=18)
+        for source in members:
+            try:
+                study = load_study(source)
+            except InputError as error:
+                cells: tuple[str, ...] = (source.slug, str(error), "")
+            else:
+                left = f"{study.slug}\n{study.paper.year}, {len(study.claims)} claims"
+                cells = (left, f"{study.paper.title}\n{_times(study)}\n", _last_of(study, root))
+            table.add_row(*map(escape, cells))
+        console.print(table)
 
 
 def print_study(study: Study, root: Path, console: Console) -> None:
@@ -56,7 +55,8 @@ def print_study(study: Study, root: Path, console: Console) -> None:
     where = (paper.authors, str(paper.year), paper.venue, f"arXiv {paper.arxiv}" if paper.arxiv else None)
     say(f"{study.slug}: {paper.title}")
     say(", ".join(part for part in where if part))
-    say(f"{' | '.join(study.scales)} take {_times(study)} on two cores; last verdicts here: {_last_of(study, root)}")
+    say(f"{' | '.join(study.scales)} take {_times(study)} on two cores{_sizes(study)}")
+    say(f"last verdicts here: {_last_of(study, root)}")
     for claim in study.claims:
         say()
         say(f"{claim.slug}: {claim.text} ({claim.source})")
@@ -106,6 +106,13 @@ def _last(runs: Sequence[dict[str, Any]]) -> str:
 
 def _times(study: Study) -> str:
     return " | ".join(_duration(study.seconds[scale]) if scale in study.seconds else "?" for scale in study.scales)
+
+
+def _sizes(study: Study) -> str:
+    """The memory of the largest unit of each scale, where the study says."""
+    scales = [study.seeded_units(config.model_copy(update={"seeds": 1})) for config in study.scales.values()]
+    memory = [max((unit.resources.memory for unit in units), default=0) for units in scales]
+    return f", and {' | '.join(map(human_bytes, memory))} of memory a unit" if any(memory) else ""
 
 
 def _duration(seconds: float) -> str:

@@ -107,6 +107,7 @@ def train(
     used = list(optimizers) if optimizers is not None else [AdamW(model.parameters(), lr, weight_decay=weight_decay)]
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in used]
     about = {"steps": steps, "seed": seed, "every": every, "warmup": warmup, "clip": clip, "rates": rates}
+    about |= {"weight_decay": weight_decay, "precision": precision}
     rows = _resume(checkpoint, model, used, about) if checkpoint is not None and checkpoint.exists() else []
     if compiled:
         model.compile()
@@ -125,20 +126,21 @@ def train(
                 total.zero_()
                 if checkpoint is not None:
                     _save(checkpoint, model, used, about, rows)
-            if step == steps or (stop is not None and stop(rows[-1])):
+            if step == steps or (stop is not None and rows[-1]["step"] == step and stop(rows[-1])):
                 break
             generator.manual_seed(_seed(seed, step))
             torch.manual_seed(_seed(seed, step))
             for optimizer, starts in zip(used, rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, starts, strict=True):
                     group["lr"] = rate * schedule(step, steps, warmup)
+            for one in (model, *used):  # the model may have parameters that no optimizer has, and they the other way
+                one.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 current = loss(model, draw(generator))
             current.backward()
             nn.utils.clip_grad_norm_(model.parameters(), clip)
             for optimizer in used:
                 optimizer.step()
-                optimizer.zero_grad()
             total += current.detach()
     return rows
 
@@ -203,8 +205,7 @@ def _resume(file: Path, model: nn.Module, optimizers: Sequence[Optimizer], about
     """The rows so far, with model and optimizers as they were then."""
     from safetensors import safe_open
 
-    device = str(next(model.parameters()).device)
-    with safe_open(file, framework="pt", device=device) as found:
+    with safe_open(file, framework="pt") as found:  # each goes to the device of its parameter when it is loaded
         metadata = found.metadata() or {}
         tensors = {name: found.get_tensor(name) for name in found.keys()}  # noqa: SIM118  (not a mapping)
     shapes = {name: value.shape for name, value in model.state_dict().items()}

@@ -15,9 +15,7 @@ def check_free(folder: Path, *, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give --out a folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise OutputError(
-            f"{folder} exists and is not empty; give another --out, or --force to replace the report in it"
-        )
+        raise OutputError(f"{folder} exists and is not empty; give another --out, or --force to replace what is in it")
 
 
 def write_folder(folder: Path, files: dict[str, str], *, force: bool) -> None:

@@ -38,7 +38,7 @@ def render(report: Report) -> str:
         styles=_asset("report.css"),
         libraries=[_asset(name) for name in LIBRARIES],
         scripts=_scripts(),
-        data=_json(page_data(report)),
+        data=script_json(page_data(report)),
         model=visible(meta["model"], 120),
         subtitle=_subtitle(meta),
         tiles=_tiles(report),
@@ -53,24 +53,24 @@ def render(report: Report) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_read("report.html.j2"))
+    return environment.from_string(read_asset("report.html.j2"))
 
 
-def _read(name: str) -> str:
+def read_asset(name: str) -> str:
     return (files("assay.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _asset(name: str) -> Markup:
-    return Markup(_read(name))
+    return Markup(read_asset(name))
 
 
 def _scripts() -> Markup:
     """One function around all scripts, so that they share names with each other and with nothing else."""
-    body = "\n".join(_read(name) for name in SCRIPTS)
+    body = "\n".join(read_asset(name) for name in SCRIPTS)
     return Markup(f'(() => {{\n"use strict";\n{body}\n}})();')
 
 
-def _json(data: dict[str, Any]) -> Markup:
+def script_json(data: dict[str, Any]) -> Markup:
     text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.translate(_JSON_ESCAPES))
 
