@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import accelerator, coverage, dense, gpt2, mamba, mixers, recurrence, start
+from benchmarks import accelerator, coverage, dense, gpt2, mamba, mixers, recurrence, start, training
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEADER = """# Benchmarks
@@ -26,7 +26,7 @@ def main() -> None:
         f"{torch.__version__} with {torch.get_num_threads()} threads, Python {platform.python_version()}"
     )
     parts = [HEADER.format(machine=machine)]
-    for benchmark in (start, dense, recurrence, gpt2, mamba, mixers, accelerator, coverage):
+    for benchmark in (start, dense, recurrence, gpt2, mamba, mixers, training, accelerator, coverage):
         print(f"… {benchmark.__name__}", file=sys.stderr, flush=True)
         parts.append(benchmark.table())
         print(parts[-1], flush=True)

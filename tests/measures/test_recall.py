@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from assay._errors import InputError
 from assay.measures import recall
-from assay.measures.recall import bigram_recall
+from assay.measures.recall import bigram_recall, gap_share
 
 texts = st.lists(st.integers(-3, 4), max_size=60)
 
@@ -95,7 +95,31 @@ def test_short_texts_have_no_hits(length: int) -> None:
     assert not hit.any()
 
 
+def test_the_share_of_a_gap_is_a_ratio_of_sums() -> None:
+    generator = np.random.default_rng(0)
+    reference, better, hit = generator.random((4, 50)), generator.random((4, 50)), generator.random((4, 50)) < 0.3
+    loss = reference + better
+    on_hits = sum(better[i, j] for i in range(4) for j in range(50) if hit[i, j])
+
+    assert gap_share(loss, reference, hit) == pytest.approx(on_hits / better.sum())
+    assert gap_share(2 * loss, 2 * reference, hit) == pytest.approx(gap_share(loss, reference, hit))
+    assert gap_share(loss, reference, hit) + gap_share(loss, reference, ~hit) == pytest.approx(1)
+    assert gap_share(loss, reference, np.ones_like(hit)) == pytest.approx(1)
+    assert gap_share(loss.ravel(), reference.ravel(), np.zeros(200, dtype=bool)) == 0
+
+
+def test_a_share_can_exceed_one_and_is_undefined_without_a_gap() -> None:
+    hit = np.array([True, False])
+    assert gap_share([3.0, 1.0], [1.0, 2.0], hit) == 2  # better elsewhere: 2 of a total of 1
+    assert np.isnan(gap_share([1.0, 1.0], [1.0, 1.0], hit))
+    assert np.isnan(gap_share([2.0, 0.0], [1.0, 2.0], hit))  # the reference is worse in total
+
+
 def test_mistakes_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"shapes \(2,\), \(2,\), \(3,\); expected one shape"):
+        gap_share([1.0, 2.0], [1.0, 2.0], [True, False, True])
+    with pytest.raises(InputError, match="hit has dtype int64; expected bool"):
+        gap_share([1.0, 2.0], [1.0, 2.0], [1, 0])
     with pytest.raises(InputError, match="tokens has dtype float64"):
         bigram_recall([1.0, float("nan")])
     with pytest.raises(InputError, match="tokens has dtype bool"):

@@ -194,3 +194,20 @@ def test_a_jacobian_may_carry_all_its_channels() -> None:
     )
     assert profile.attainable.tolist() == [3, 6, 6, 3]
     assert profile.tolerance_ess.tolist() == [3, 3, 3, 3]
+
+
+def test_a_recurrence_begins_with_enough_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each evaluation goes through the sequence anew: one is enough for means of channels, and for one channel not."""
+    operator, calls = float32_recurrence(64, 600), []
+    gramian = RecurrentOperator.gramian_singular_values
+    monkeypatch.setattr(
+        RecurrentOperator, "gramian_singular_values", lambda self, where: calls.append(where) or gramian(self, where)
+    )
+    profile = state_size_profile(operator, positions="adaptive", groups=[slice(0, 64)], required=[100, 101])
+    assert len(calls) == 1
+    assert {100, 101} <= set(calls[0])
+    assert profile.positions.diff().max() <= 16
+
+    calls.clear()
+    state_size_profile(operator[:1], positions="adaptive")
+    assert len(calls) > 1

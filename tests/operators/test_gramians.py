@@ -314,3 +314,15 @@ def test_products_of_every_kind_agree_on_a_diagonal_recurrence() -> None:
         spectra = [hankel_singular_values(form, B, C, positions, pair) for form, pair in forms]
         for one, other in itertools.pairwise(spectra):
             assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_gramians_do_not_mind_the_scale_of_a_coordinate_of_the_state_nor_one_that_nothing_reaches() -> None:
+    A, B, C, _ = recurrence("diagonal", 60, 4)
+    B[:, 3] = 0
+    scale = torch.tensor([1e9, 1.0, 1e-9, 1.0], dtype=torch.float64)
+    exact = hankel_singular_values(A, B, C, [20, 40])
+    found, resolution = approximate_hankel_singular_values(A, B * scale, C / scale, [20, 40])
+
+    assert ((found.square() - exact.square()).abs().amax(-1) <= 2 * resolution.square()).all()
+    assert (resolution <= 1e-5 * exact[..., 0]).all()
+    assert (exact[..., 2] > 100 * resolution).all()  # so that three of the four count

@@ -106,7 +106,14 @@ def train(
     device = next(model.parameters()).device
     used = list(optimizers) if optimizers is not None else [AdamW(model.parameters(), lr, weight_decay=weight_decay)]
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in used]
-    about = {"steps": steps, "seed": seed, "every": every, "warmup": warmup, "clip": clip, "rates": rates}
+    about: dict[str, Any] = {
+        "steps": steps,
+        "seed": seed,
+        "every": every,
+        "warmup": warmup,
+        "clip": clip,
+        "rates": rates,
+    }
     about |= {"weight_decay": weight_decay, "precision": precision}
     rows = _resume(checkpoint, model, used, about) if checkpoint is not None and checkpoint.exists() else []
     if compiled:

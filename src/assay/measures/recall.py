@@ -1,4 +1,5 @@
-"""Where a text could be predicted by looking back: bigrams that occurred before in the same context."""
+"""Where a text could be predicted by looking back: bigrams that occurred before in the same context; and how much of
+the gap between two models is there."""
 
 from __future__ import annotations
 
@@ -47,6 +48,32 @@ def bigram_recall(
         if bigram_counts is not None:
             _drop_frequent(ids[row], distance[row], bigram_counts, max_count)
     return distance > 0, distance
+
+
+def gap_share(loss: ArrayLike, reference: ArrayLike, hit: ArrayLike) -> float:
+    """How much of the gap between a model and a better one is on the hits, `sum_hits (l - r) / sum_all (l - r)`.
+
+    `loss`, `reference`: the losses l and r of the two for the same tokens, any unit, same shape; `hit`: of that shape,
+    bool. Tokens that neither predicts are left out beforehand. 1 is the whole gap, more than 1 is possible where the
+    model is the better one elsewhere (the source prints 100 % then), and NaN says that there is no gap: the reference
+    is not better in total.
+
+    Source: Arora et al. 2023 (arXiv 2312.04927), section 3: 82 % on average over models, on 6.4 % of the tokens.
+    Raises `InputError` where shapes differ.
+
+    >>> gap_share([3.0, 2.0, 2.0], [1.0, 1.5, 2.0], [True, False, False])
+    0.8
+    """
+    model, better = (np.asarray(values, dtype=np.float64) for values in (loss, reference))
+    mask = np.asarray(hit)
+    if not model.shape == better.shape == mask.shape:
+        shapes = f"{model.shape}, {better.shape}, {mask.shape}"
+        raise InputError(f"loss, reference and hit have shapes {shapes}; expected one shape")
+    if mask.dtype != np.bool_:
+        raise InputError(f"hit has dtype {mask.dtype}; expected bool")
+    gap = model - better
+    total = float(gap.sum())
+    return float(gap[mask].sum()) / total if total > 0 else float("nan")
 
 
 def _distances(ids: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -17,7 +17,8 @@ from assay.measures._effective_rank import check_tolerance as check_tolerance
 from assay.measures._effective_rank import entropy_ess as entropy_ess
 from assay.measures._effective_rank import tolerance_ess as tolerance_ess
 from assay.measures._evaluate import checked_ranks, evaluated_ranks
-from assay.operators import DenseOperator, SequenceOperator
+from assay.operators import DenseOperator, RecurrentOperator, SequenceOperator
+from assay.operators._gramians import cut
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,19 @@ def _chosen(positions: str | int | Sequence[int], length: int) -> Sequence[int]:
     return positions
 
 
-def _first_grid(length: int) -> list[int]:
-    """Dense towards both ends, where blocks are small and cheap and the profile is steep."""
+def _first_grid(operator: SequenceOperator, required: Sequence[int]) -> list[int]:
+    """Dense towards both ends, where blocks are small and cheap and the profile is steep; the required ones among them.
+
+    Each evaluation of a recurrence goes through the whole sequence, which takes as long as some L / 2N positions: it
+    begins with as many as are enough as a rule.
+    """
+    length = operator.length
     near = [2**k for k in range(length.bit_length()) if 2**k <= length // 4]
+    ends = {1, *near, *(length - i for i in near), length - 1}
+    if isinstance(operator, RecurrentOperator):
+        return cut(sorted({*ends, *required}), max(16, operator.B.shape[-1], length // 64))
     middle = torch.linspace(1, length - 1, min(8, length - 1)).round().long().tolist()
-    return [*near, *(length - i for i in near), *middle]
+    return sorted({*ends, *middle, *required})
 
 
 def _adaptive(
@@ -107,8 +116,8 @@ def _adaptive(
             return list(range(1, operator.length)), *found
     return _refined(
         lambda where: evaluated_ranks(operator, where, tolerance, exact, _TARGET / 10),
+        _first_grid(operator, required),
         operator.length,
-        required,
         groups,
     )
 
@@ -118,12 +127,11 @@ _TARGET = 0.0075  # of the mean, where positions are interpolated
 
 def _refined(
     evaluate: Callable[[Sequence[int]], tuple[Tensor, Tensor]],
+    where: list[int],
     length: int,
-    required: Sequence[int],
     groups: Sequence[slice] | None,
 ) -> tuple[list[int], Tensor, Tensor, float]:
     """Split the intervals that may contribute most to the error of the mean, until it is small enough."""
-    where = sorted({*_first_grid(length), *required})
     entropy, counts = evaluate(where)
     while True:
         missed = _missed(where, _means(entropy, groups), length)

@@ -11,7 +11,7 @@ from torch import Tensor
 from assay.operators._spectrum import singular_values
 from assay.operators._steps import Transition
 
-_EPS = torch.finfo(torch.float64).eps
+_EPS, _TINY = torch.finfo(torch.float64).eps, torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,27 @@ def _append_to_gramian(gramian: Tensor, transition: Transition, rows: Tensor) ->
 def _spectrum_of_gramians(Q: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     """`sigma^2 = lambda(P Q) = lambda(L^T Q L)` with `P = L L^T`.
 
-    Each coordinate of the state is scaled first so that P has a unit diagonal, which leaves PQ's eigenvalues. P may be
-    singular, so a ridge as large as its rounding errors is added to it: that is the resolution.
+    P may be singular, so a ridge as large as its rounding errors is added to it: that is the resolution. It is a share
+    of P's diagonal, as coordinates of the state may differ in scale, which Cholesky's factor follows.
     """
-    size = P.shape[-1]
-    ridge = 16 * size * _EPS
-    scale = P.diagonal(dim1=-2, dim2=-1).sqrt()
-    inverse = torch.where(scale > 0, 1 / scale, 0)
-    P = (P * inverse[..., :, None]).mul_(inverse[..., None, :])
-    Q = (Q * scale[..., :, None]).mul_(scale[..., None, :])
-    P.diagonal(dim1=-2, dim2=-1).add_(ridge)
-    L, failed = torch.linalg.cholesky_ex(P)
+    ridge = 16 * P.shape[-1] * _EPS
+    diagonal = P.diagonal(dim1=-2, dim2=-1)
+    resolution = (ridge * (Q.diagonal(dim1=-2, dim2=-1) * diagonal).sum(-1)).sqrt()
+    raised = P.clone()
+    raised.diagonal(dim1=-2, dim2=-1).mul_(1 + ridge).clamp_(min=_TINY)
+    L, failed = torch.linalg.cholesky_ex(raised)
     if bool(failed.any()):  # rounding errors above the ridge
         L = torch.where((failed > 0)[..., None, None], _root(P), L)
     squares = torch.linalg.eigvalsh(L.mT @ Q @ L)
-    resolution = (ridge * Q.diagonal(dim1=-2, dim2=-1).sum(-1)).sqrt()
     return squares.clamp(min=0).sqrt().flip(-1), resolution
 
 
 def _root(P: Tensor) -> Tensor:
-    """L with `L L^T = P`, but for slightly negative eigenvalues of P, which count as 0."""
-    values, vectors = torch.linalg.eigh(P)
-    root: Tensor = vectors * values.clamp(min=0).sqrt()[..., None, :]
+    """L with `L L^T = P`, but for slightly negative eigenvalues of P with its diagonal made 1, which count as 0."""
+    scale = P.diagonal(dim1=-2, dim2=-1).sqrt()
+    inverse = torch.where(scale > 0, 1 / scale, 0)
+    values, vectors = torch.linalg.eigh(P * inverse[..., :, None] * inverse[..., None, :])
+    root: Tensor = scale[..., :, None] * vectors * values.clamp(min=0).sqrt()[..., None, :]
     return root
 
 

@@ -123,7 +123,7 @@ class _Work:
 
     def at_few(self) -> None:
         """Stretches end at every position, so that both sides are known there."""
-        edges = _cut([0, *self.where, self.steps.length], max(_STRETCH // 2, self._size))
+        edges = cut([0, *self.where, self.steps.length], max(_STRETCH // 2, self._size))
         X, Y = self._sides(edges, set(self.where))
         each = max(1, self._bytes(_TASK) // (8 * self._size**2 * len(self.where)))
 
@@ -163,7 +163,7 @@ class _Work:
         longest = int((stops - starts).max())
         units = max(1, self._bytes(_TASK) // (32 * longest * self._size * (self._size if dense else 1)))
         each = min(units, -(-self._count // torch.get_num_threads()))
-        wide = max(1, units // each)
+        wide = max(1, units // (2 * each))  # stretches side by side are padded to the longest, so only where few
 
         def run(task: tuple[int, bool]) -> None:
             part, backwards = slice(task[0], task[0] + each), task[1]
@@ -217,7 +217,7 @@ class _Work:
         in_parallel(work, tasks, device=self.spectra.device)
 
 
-def _cut(edges: list[int], longest: int) -> list[int]:
+def cut(edges: list[int], longest: int) -> list[int]:
     """The edges, with equal steps in between that are at most `longest`."""
     found = [edges[0]]
     for start, stop in itertools.pairwise(edges):

@@ -7,6 +7,7 @@ them are computed side by side. Nothing is divided by a product of decays: what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -110,6 +111,8 @@ class Steps:
         `starts`, `stops`: (S,), on the CPU. Backwards the recurrence runs from the end with `A_t^T` for `A_t` and C as
         the input: its state gathers the rows `C_t A_{t-1} .. A_i` as the other one gathers columns.
         """
+        if len(starts) == 1:
+            return self._one(int(starts), int(stops), backwards=backwards)
         newest = torch.arange(int((stops - starts).max()))
         index = starts[:, None] + newest if backwards else stops[:, None] - 1 - newest
         idle = (index < starts[:, None]) | (index >= stops[:, None])
@@ -122,12 +125,7 @@ class Steps:
             near = tensor[:, first : last + 1].double()  # what is not contiguous is copied by index_select as a whole
             return near.index_select(1, chosen).reshape(len(tensor), *index.shape, *tensor.shape[2:])
 
-        A, B = take(self.A), take(self.C if backwards else self.B)
-        u, w = (None if t is None else take(t) for t in (self.u, self.w))
-        if backwards and not self.pre_update:
-            B = Transition(A, u, w).before(B[..., None, :])[..., 0, :]
-        if backwards:
-            A, u, w = (A if A.ndim == B.ndim else A.mT), w, u
+        A, B, u, w = self._in_direction(take, backwards)
         if bool(idle.any()):
             idle = idle.to(B.device)[None, :, :, None]
             B = B.masked_fill(idle, 0)
@@ -135,3 +133,24 @@ class Steps:
             unit = torch.ones_like(A[0, 0, 0]) if A.ndim == B.ndim else torch.eye(A.shape[-1]).to(A)
             A = torch.where(idle if A.ndim == B.ndim else idle[..., None], unit, A)
         return Stretches(A, B, u, w)
+
+    def _one(self, start: int, stop: int, *, backwards: bool) -> Stretches:
+        """A single stretch, which needs no padding."""
+
+        def take(tensor: Tensor) -> Tensor:
+            part = tensor[:, start:stop].double()
+            return (part if backwards else part.flip(1))[:, None]
+
+        return Stretches(*self._in_direction(take, backwards))
+
+    def _in_direction(
+        self, take: Callable[[Tensor], Tensor], backwards: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """A, B, u and w of the steps that `take` takes; transposed, and C for B, if backwards."""
+        A, B = take(self.A), take(self.C if backwards else self.B)
+        u, w = (None if t is None else take(t) for t in (self.u, self.w))
+        if not backwards:
+            return A, B, u, w
+        if not self.pre_update:
+            B = Transition(A, u, w).before(B[..., None, :])[..., 0, :]
+        return (A if A.ndim == B.ndim else A.mT), B, w, u
