@@ -31,8 +31,8 @@ class PrefixLinearAttention(nn.Module):
     `S_i = sum_{j <= i} phi(k_j) v_j^T` is causal; `S^e`, the same sum over the first M = prefix_len tokens with an
     encoder's own projections k^e, v^e, is seen by every token; z are the sums of phi alone. So tokens of the prefix
     see all of it, and those behind it only what is before them. With M = 0 this is the causal linear attention of
-    Based. Not a `Mixer`, since it is not causal; in a `Backbone` it takes the place of one, see
-    `with_prefix_attention`.
+    Based. Not a `Mixer`, since it is not causal; in a `Backbone` it takes the place of one, as in
+    docs/studies/just-read-twice.md.
 
     Source: Arora et al. 2024 (arXiv 2407.05483), section 4. Linear layers have no bias and are initialised as
     `nn.Linear`. State: (1 + f + f^2) (C + 1) numbers a head, f = feature_dim, C = d_model / num_heads, whatever M is.
