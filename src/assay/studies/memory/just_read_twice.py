@@ -143,7 +143,7 @@ class JustReadTwice(Study):
         num_heads: Size = Field(default=1, description="of linear attention")
         feature_dim: Size = Field(default=4, description="of queries and keys in linear attention")
         blocks: Size = Field(default=2, description="of a convolution and linear attention")
-        steps: Size = Field(default=3000, description="of training")
+        steps: Size = Field(default=2000, description="of training")
         batch: Size = Field(default=64, description="examples in each step")
         lr: float = Field(default=8e-3, gt=0, description="learning rate")
 
