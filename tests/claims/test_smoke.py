@@ -127,4 +127,6 @@ def test_a_study_is_complete(slug: str) -> None:
     for field in study.Config.model_fields.values():
         assert field.description
     units = [study.seeded_units(config) for config in study.scales.values()]
+    laptop, paper = (max(unit.resources.memory for unit in scale) for scale in units[1:])
+    assert paper > 2 * laptop > 0  # a scale that does not fit is refused before it starts
     assert {unit.name for unit in units[0]} <= {unit.name for unit in units[1]} | {unit.name for unit in units[2]}

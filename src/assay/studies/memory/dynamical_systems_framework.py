@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import pandas as pd
 from pydantic import Field
 
-from assay.lab import Check, Claim, Paper, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab import Check, Claim, Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab.resources import training_resources
 from assay.studies.memory._dsf_experiments import forms, ladder, recall
 
 Size = Annotated[int, Field(ge=1)]
@@ -175,6 +176,13 @@ class DynamicalSystemsFramework(Study):
             gates = partial(trained, mixer=["qlstm", "qlstm-reversed"], key_size=config.state)
             for pairs in (1, config.pairs // 4):
                 yield from gates(pairs=pairs, length=config.length // 2, steps=config.steps_qlstm)
+
+    def resources(self, unit: Unit) -> Resources:
+        given = unit.settings
+        if unit.experiment is not recall:
+            return Resources()
+        tokens = given["batch"] * given["length"]
+        return training_resources(tokens=tokens, width=given["width"], layers=2, vocab_size=given["vocabulary"])
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         steps = rows[rows.experiment == "ladder"].astype({"std": str})

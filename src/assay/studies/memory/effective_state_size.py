@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from assay.lab import Paper, Study, StudyConfig, Unit
+from assay.lab import Paper, Resources, Study, StudyConfig, Unit
+from assay.lab.resources import training_resources
 from assay.studies.memory import _ess_collapse as collapse
 from assay.studies.memory import _ess_distilled as distilled
 from assay.studies.memory import _ess_modulation as modulation
@@ -48,6 +49,20 @@ class EffectiveStateSize(Study):
     def units(self, config: Config) -> Iterator[Unit]:
         for part in PARTS:
             yield from part.units(config)
+
+    def resources(self, unit: Unit) -> Resources:
+        given = unit.settings
+        if "steps" not in given:
+            return Resources()
+        task, vocabulary = given.get("task", "recall"), given.get("vocab_size", 0)
+        if isinstance(task, str):
+            tokens = given["batch"] * recall.length_of(task, given["size"] if "size" in given else given["pairs"])
+        else:
+            pairs, room, vocabulary, batch = task
+            tokens = batch * pairs * room
+        return training_resources(
+            tokens=tokens, width=given["width"], layers=given.get("layers", 2), vocab_size=vocabulary
+        )
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         return [figure for part in PARTS for figure in part.figures(rows)]

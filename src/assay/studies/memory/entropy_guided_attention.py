@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import Field
 
-from assay.lab import Paper, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab import Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab.resources import training_resources
 from assay.studies.memory._entropy_claims import CLAIMS, MARGIN, SOFTMAX_ONLY, SWALLOWS_ALL
 from assay.studies.memory._entropy_penalty import free_heads, penalty_shape
 from assay.studies.memory._entropy_text import text_model
@@ -55,6 +56,13 @@ class EntropyGuidedAttention(Study):
         text = partial(grid, text_model, temperature=config.temperature, **sizes)
         yield from text(variant=["SM+LN+G", "SM+LN+R", "SM+G", "SM+R", SOFTMAX_ONLY], coef=0.0, learned=True)
         yield from text(variant=SOFTMAX_ONLY, coef=config.coef, learned=[True, False])
+
+    def resources(self, unit: Unit) -> Resources:
+        given = unit.settings
+        if unit.experiment is not text_model:
+            return Resources()
+        tokens = given["batch"] * given["length"]
+        return training_resources(tokens=tokens, width=given["width"], layers=given["layers"])
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         of = {str(name): own for name, own in rows.groupby("experiment")}

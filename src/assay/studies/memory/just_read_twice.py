@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from assay.lab import Check, Claim, Paper, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab import Check, Claim, Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab.resources import training_resources
 from assay.studies.memory._jrt_memory import module, needed, order
 from assay.studies.memory._jrt_training import trained
 
@@ -168,6 +169,15 @@ class JustReadTwice(Study):
         fields = ("sizes", "vocab_size", "width", "num_heads", "feature_dim", "blocks", "steps", "batch", "lr")
         yield from grid(
             trained, reader=config.readers, tested_on=2000, **{name: getattr(config, name) for name in fields}
+        )
+
+    def resources(self, unit: Unit) -> Resources:
+        given = unit.settings
+        if unit.experiment is not trained:
+            return Resources()
+        tokens = given["batch"] * 2 * max(a + b + 3 for a, b in given["sizes"])
+        return training_resources(
+            tokens=tokens, width=given["width"], layers=2 * given["blocks"], vocab_size=given["vocab_size"]
         )
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import Field
 
-from assay.lab import Paper, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab import Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab.resources import training_resources
 from assay.studies.memory._muon_cache import cache
 from assay.studies.memory._muon_claims import CLAIMS, DENSE, HALF, LATENT, MOST, UNPLACED
 from assay.studies.memory._muon_matrices import associations, bound, orthogonalisation
@@ -77,6 +78,13 @@ class MuonMlaMoe(Study):
         yield from text(**best, mixer=DENSE, balance=["loss", "bias", "none"])
         yield from text(**best, mixer=LATENT, balance="loss")
         yield from text(**best | {"optimizer": "Muon", "lr": config.muon_text[0]}, mixer=LATENT, balance="loss")
+
+    def resources(self, unit: Unit) -> Resources:
+        given = unit.settings
+        if unit.experiment is not text_model:
+            return Resources()
+        tokens = given["batch"] * given["length"]
+        return training_resources(tokens=tokens, width=given["width"], layers=given["layers"])
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         of = {str(name): own for name, own in rows.groupby("experiment")}

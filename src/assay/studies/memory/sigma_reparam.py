@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from assay.lab import Check, Claim, Paper, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab import Check, Claim, Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab.resources import training_resources
 from assay.measures.attention_bound import attention_entropy_lower_bound
 from assay.studies.memory._sigma_theory import bound, growth, module
 from assay.studies.memory._sigma_vit import training
@@ -158,6 +159,12 @@ class SigmaReparam(Study):
         yield from grid(growth, width=config.widths, steps=200, lr=0.001, noise=1.0)
         sizes = {"width": config.width, "depth": config.depth, "steps": config.steps, "batch": config.batch}
         yield from grid(training, model=MODELS, lr=config.lrs, **sizes)
+
+    def resources(self, unit: Unit) -> Resources:
+        given = unit.settings
+        if unit.experiment is not training:
+            return Resources()
+        return training_resources(tokens=16 * given["batch"], width=given["width"], layers=given["depth"])
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         of = {str(name): own for name, own in rows.groupby("experiment")}

@@ -10,7 +10,8 @@ import pandas as pd
 from pydantic import Field
 
 from assay._errors import InputError
-from assay.lab import Check, Claim, Paper, Study, StudyConfig, Unit, grid, mark, plot, smallest_step
+from assay.lab import Check, Claim, Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot, smallest_step
+from assay.lab.resources import training_resources
 from assay.studies.memory._zoology_experiments import recall, slicing
 
 Size = Annotated[int, Field(ge=1)]
@@ -168,6 +169,13 @@ class ZoologyMQAR(Study):
         if config.lengths:
             mixers = ["attention", "convolution", "selective attention"]
             yield from grid(recall, mixer=mixers, length=96, pairs=4, width=32, power_a=0.01, budget=BUDGET, **trained)
+
+    def resources(self, unit: Unit) -> Resources:
+        given = unit.settings
+        if unit.experiment is not recall:
+            return Resources()
+        tokens = given["batch"] * given["length"]
+        return training_resources(tokens=tokens, width=given["width"], layers=2, vocab_size=given["vocabulary"])
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         text = rows[rows.experiment == "slicing"]
