@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from assay.report._files import write_folder
 from assay.report._text import duration, finite, visible
@@ -125,7 +127,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"value": _value, "short": short}
+    environment.filters |= {"value": _value, "short": short, "code": _code}
     environment.globals |= {"generator": GENERATOR, "verdicts": VERDICTS}
     return environment
 
@@ -182,6 +184,11 @@ def _command(slug: str, record: dict[str, Any], changed: dict[str, Any]) -> str:
     device = [] if record.get("device", "cpu") == "cpu" else ["--device", shlex.quote(record["device"])]
     scale = ["--scale", shlex.quote(record["scale"])]
     return " ".join(["assay study run", shlex.quote(slug), *scale, *given, *device])
+
+
+def _code(words: str) -> Markup:
+    """Escaped, with what is between backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(words))))
 
 
 def _value(value: Any) -> str:

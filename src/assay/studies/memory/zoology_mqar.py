@@ -186,7 +186,8 @@ class ZoologyMQAR(Study):
         ]
         figures = [
             plot("What a memory of the context gains", mark("barX", pd.DataFrame(bars), x="gap", y="part", fy="tokens",
-                 fill="part"), x={"label": "nats per token of the text"}, y={"label": None}, color={"legend": True}),
+                 fill="part"), x={"label": "nats per token of the text"}, y={"label": None}, fy={"label": None},
+                 marginRight=80),
         ]  # fmt: skip
         trained = rows[rows.experiment == "recall"]
         if len(trained):
@@ -195,6 +196,6 @@ class ZoologyMQAR(Study):
             figures.append(
                 plot("MQAR by width", mark("line", mean, x="width", y="accuracy", stroke="mixer", fx="length",
                      marker=True), mark("ruleY", [SOLVED]), x={"label": "width", "type": "log"},
-                     y={"label": "accuracy"}, color={"legend": True}, fx={"label": "length"})
+                     y={"label": "accuracy"}, color={"legend": True}, fx={"label": "length", "padding": 0.2})
             )  # fmt: skip
         return figures
