@@ -16,6 +16,7 @@ from assay.models import Backbone, BackboneConfig
 from assay.models.load import load
 from assay.models.trace import trace
 from assay.nn import SA
+from assay.studies.memory import _ess_course
 from assay.studies.memory import _ess_modulation as modulation
 from assay.studies.memory import _ess_recall as recall
 
@@ -121,14 +122,36 @@ def course(*, scarce: tuple[float, ...], plenty: tuple[float, ...]) -> pd.DataFr
 
 
 def test_ess_moves_with_accuracy_where_memory_is_scarce() -> None:
-    claim = claim_of(recall.CLAIMS, "ess-moves-with-accuracy")
+    claim = claim_of(_ess_course.CLAIMS, "ess-moves-with-accuracy")
     rising, flat, falling = (9, 0.2, 0.3, 0.4), (9, 1.0, 1.0, 1.0), (9, 0.4, 0.3, 0.2)  # step 0 must not count
 
-    assert recall.while_training(course(scarce=rising, plenty=flat), scarce=True) == 1
-    assert recall.while_training(course(scarce=rising, plenty=flat), scarce=False) == 0
+    assert _ess_course.while_training(course(scarce=rising, plenty=flat), scarce=True) == 1
+    assert _ess_course.while_training(course(scarce=rising, plenty=flat), scarce=False) == 0
     assert judge(claim, course(scarce=rising, plenty=flat)).verdict == "holds"
     assert judge(claim, course(scarce=falling, plenty=flat)).verdict == "fails"
     assert judge(claim, course(scarce=rising, plenty=rising)).verdict == "void"
+
+
+def curves(**ess: tuple[float, ...]) -> pd.DataFrame:
+    """Of each mixer, ESS over five measurements; accuracy rises from the third on, but WLA's."""
+    rows = [
+        {"task": "recall", "size": 8, "state": 32, "mixer": mixer, "step": step, "ess": value}
+        | {"accuracy": 0.1 if step < 2 or mixer == "WLA" else 0.9, "last": step == 4}
+        for mixer, values in ess.items()
+        for step, value in enumerate(values)
+    ]
+    return over_seeds(pd.DataFrame(rows))
+
+
+def test_ess_falls_and_then_rises() -> None:
+    falls = claim_of(_ess_course.CLAIMS, "ess-falls-then-rises")
+    rises = claim_of(_ess_course.CLAIMS, "softmax-rises-first")
+    as_published = curves(LA=(8, 4, 4, 5, 6), WLA=(3, 2, 2, 2, 2), SA=(4, 8, 7, 6, 6))
+
+    assert judge(falls, as_published).verdict == judge(rises, as_published).verdict == "holds"
+    assert judge(falls, curves(LA=(8, 4, 4, 4, 4), WLA=(3, 2, 2, 2, 2))).verdict == "fails"
+    assert judge(falls, curves(LA=(8, 4, 4, 5, 6), WLA=(3, 2, 2, 2, 3))).verdict == "void"
+    assert judge(rises, curves(LA=(8, 4, 4, 5, 6), SA=(8, 4, 7, 6, 6))).verdict == "fails"
 
 
 def test_a_layer_of_attention_that_recalls_anywhere_but_at_first() -> None:
@@ -254,7 +277,7 @@ def test_every_scale_has_its_units() -> None:
                 assert unit.settings["width"] % unit.settings["state"] == 0
 
     assert count["smoke"] == {}
-    assert count["laptop"]["trained_memory"] == 27 + 12 + 12
+    assert count["laptop"]["trained_memory"] == 27 + 12 + 12 + 1  # and SA, for its curve
     assert count["paper"]["document_ends"] == 10
 
 

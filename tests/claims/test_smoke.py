@@ -74,6 +74,8 @@ EXPECTED = {
                 "trained-copying",
                 "trained-compression",
                 "ess-moves-with-accuracy",
+                "ess-falls-then-rises",
+                "softmax-rises-first",
                 "layer-order",
                 "saturation",
                 "collapse",

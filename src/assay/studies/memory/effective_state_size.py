@@ -10,6 +10,7 @@ import pandas as pd
 from assay.lab import Paper, Resources, Study, StudyConfig, Unit
 from assay.lab.resources import training_resources
 from assay.studies.memory import _ess_collapse as collapse
+from assay.studies.memory import _ess_course as course
 from assay.studies.memory import _ess_distilled as distilled
 from assay.studies.memory import _ess_modulation as modulation
 from assay.studies.memory import _ess_recall as recall
@@ -31,7 +32,7 @@ class EffectiveStateSize(Study):
         "Quantifying Memory Utilization with Effective State-Size",
         "Parnichkun, Tumma, Thomas, Moro, An, Suzuki, Yamashita, Poli, Massaroli", 2025, "2504.19561", "ICML"
     )  # fmt: skip
-    claims = tuple(claim for part in PARTS for claim in part.CLAIMS)
+    claims = tuple(claim for part in (*PARTS, course) for claim in part.CLAIMS)
 
     class Config(
         untrained.UntrainedConfig, recall.RecallConfig, collapse.CollapseConfig, distilled.DistilledConfig,
@@ -65,4 +66,4 @@ class EffectiveStateSize(Study):
         )
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
-        return [figure for part in PARTS for figure in part.figures(rows)]
+        return [figure for part in (*PARTS, course) for figure in part.figures(rows)]
