@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -155,6 +156,8 @@ class _Pool:
         if self.workers is None:
             from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
+            # loky replaces workers whose memory has grown, which changes nothing for us
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
             self.workers = ProcessPoolExecutor(
                 max_workers=self.jobs, env=ONE_THREAD, initializer=_end_with, initargs=(os.getpid(),)
             )
