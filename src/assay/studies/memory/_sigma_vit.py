@@ -89,6 +89,8 @@ def training(*, model: str, lr: float, width: int, depth: int, steps: int, batch
         return Digits(data.patches[chosen], data.labels[chosen])
 
     def measure(network: nn.Module) -> Row:
+        if not all(bool(parameter.isfinite().all()) for parameter in network.parameters()):
+            return {}  # it has diverged since the last row, and has no attention to speak of
         with EntropyMonitor(network) as monitor:
             found = network(data.patches[TRAINED_ON:]).argmax(-1)
         lowest = min(float(entropy.mean()) for entropy in monitor.entropy.values())
