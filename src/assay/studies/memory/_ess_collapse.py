@@ -296,6 +296,6 @@ def figures(rows: pd.DataFrame) -> list[dict[str, Any]]:
     own = own.assign(model=own.mixer + ", " + own.decay.replace("none", "no") + " decay")
     return [
         plot("What one mixer uses, and what it recalls",
-             mark("dot", own[own.penalty >= 0], x="ess", y="accuracy", stroke="model", symbol="penalty"),
+             mark("dot", own[own.penalty >= 0], x="ess", y="accuracy", stroke="model"),
              x={"type": "log", "label": "ESS at the middle"}, y={"label": "accuracy"}, color={"legend": True})
     ]  # fmt: skip

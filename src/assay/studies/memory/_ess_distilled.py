@@ -118,9 +118,10 @@ def units(config: DistilledConfig) -> Iterator[Unit]:
 
 def figures(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Of the rows of all experiments; none where nothing was distilled."""
-    own = rows[rows.experiment == "distilled"].astype({"student": str})
+    own = rows[rows.experiment == "distilled"]
     if own.empty:
         return []
+    own = own.astype({"student": int}).astype({"student": str})
     return [
         plot("What distillation loses", mark("dot", own, x="ess", y="operator_error", stroke="student"),
              x={"label": "ESS of the teacher"}, y={"label": "relative error of the operator"},

@@ -295,7 +295,7 @@ def figures(rows: pd.DataFrame) -> list[dict[str, Any]]:
     of = {str(name): own for name, own in rows.groupby("experiment")}
     recall = of["memory"].groupby(["kv", "state", "decay"], as_index=False)[["ess_kv", "accuracy"]].mean()
     start = of["initialisation"].query("alpha == 1").groupby(["mixer", "state"], as_index=False)[["ess"]].mean()
-    students = of["distillation"].astype({"student": str})
+    students = of["distillation"].astype({"student": int}).astype({"student": str})
     curve = of["modulation"].query("seed == 0")
     log, legend = {"type": "log"}, {"legend": True}
     return [

@@ -89,7 +89,7 @@ class MuonMlaMoe(Study):
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         of = {str(name): own for name, own in rows.groupby("experiment")}
         memory = of["associations"]
-        memory = memory.assign(case=memory.optimizer + ", batch " + memory.batch.astype(str))
+        memory = memory.assign(case=memory.optimizer + ", batch " + memory.batch.astype(int).astype(str))
         memory = memory.groupby(["case", "target", "seed"], as_index=False)[["steps_needed"]].min()
         memory = memory.groupby(["case", "target"], as_index=False)[["steps_needed"]].mean()
         norms = of["bound"].query("seed == 0")
@@ -109,6 +109,6 @@ class MuonMlaMoe(Study):
                 lambda balance: f", experts ({balance})" if isinstance(balance, str) else ""))  # fmt: skip
             text = text.groupby(["model", "steps", "seed"], as_index=False)[["test_loss"]].min()
             figures.append(plot("Held-out text, best rate", mark("dot", text, x="test_loss", y="model", stroke="steps"),
-                                x={"label": "test loss in nats a character"}, y={"label": None},
-                                color={**legend, "label": "steps"}, marginLeft=360))  # fmt: skip
+                                x={"label": "test loss, nats a character", "ticks": 4}, y={"label": None},
+                                color={**legend, "label": "steps"}, marginLeft=250))  # fmt: skip
         return figures
