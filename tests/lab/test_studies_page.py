@@ -17,7 +17,7 @@ def test_the_first_study_is_written_and_run_as_the_page_says(folder: Path, capsy
     section = PAGE[PAGE.index("## Write a study") :]
     (name,) = re.findall(r"Put this into `(\w+\.py)`", section)
     (folder / name).write_text(re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0])
-    (console,) = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+    console = re.findall(r"```console\n(.*?)```", section, re.DOTALL)[0]
     commands = re.findall(r"^\$ assay study (.*)\n((?:(?!\$).*\n)*)", console, re.MULTILINE)
     assert len(commands) == 2
 

