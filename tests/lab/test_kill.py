@@ -17,8 +17,8 @@ from assay.lab import in_processes, run_study
 from assay.lab.config import with_settings
 
 KILLS = 20
-SETTINGS = ["sizes=" + ",".join(map(str, range(12))), "pause=0.004"]
-UNITS = 12 * 2 * 2
+SETTINGS = ["sizes=" + ",".join(map(str, range(24))), "pause=0.004"]
+UNITS = 24 * 2 * 2
 
 
 def _process(file: Path, during_write: bool = False) -> multiprocessing.process.BaseProcess:
