@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,10 @@ SENTENCES = [
     "def count(pebbles):\n    return sum(1 for pebble in pebbles)\n\n",
 ]
 TEXT = "\n\n".join(SENTENCES) * 3
+BROWSER_ARGUMENTS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking --no-first-run "
+    "--disable-component-update --disable-sync --hide-scrollbars --window-size=1200,1000"
+)
 
 
 def make_tokenizer(**special: str) -> Any:
@@ -79,3 +84,23 @@ def toy(folder: Path) -> Path:
     from toy import write_toy
 
     return write_toy(folder)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium; what needs it is skipped where there is none."""
+    chromium = shutil.which("chromium") or "/usr/bin/chromium"
+    chromedriver = shutil.which("chromedriver") or "/usr/bin/chromedriver"
+    if not (Path(chromium).exists() and Path(chromedriver).exists()):
+        pytest.skip("no headless browser: install Debian's chromium and chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (pip install assay[dev])")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in BROWSER_ARGUMENTS.split():
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    # with both paths given, selenium looks for no driver or browser of its own
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield browser
+    browser.quit()
