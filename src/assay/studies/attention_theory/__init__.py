@@ -1,0 +1,1 @@
+"""What attention learns, and what it can compute."""

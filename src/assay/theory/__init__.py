@@ -1,0 +1,1 @@
+"""What attention converges to and computes, solved rather than trained."""
