@@ -76,6 +76,8 @@ EXPECTED = {
                 "ess-moves-with-accuracy",
                 "ess-falls-then-rises",
                 "softmax-rises-first",
+                "linear-attention-uses-most",
+                "ess-per-pair-falls",
                 "layer-order",
                 "saturation",
                 "collapse",

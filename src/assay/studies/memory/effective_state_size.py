@@ -12,6 +12,7 @@ from assay.lab.resources import training_resources
 from assay.studies.memory import _ess_collapse as collapse
 from assay.studies.memory import _ess_course as course
 from assay.studies.memory import _ess_distilled as distilled
+from assay.studies.memory import _ess_grid as grid_claims
 from assay.studies.memory import _ess_modulation as modulation
 from assay.studies.memory import _ess_recall as recall
 from assay.studies.memory import _ess_without_training as untrained
@@ -32,7 +33,7 @@ class EffectiveStateSize(Study):
         "Quantifying Memory Utilization with Effective State-Size",
         "Parnichkun, Tumma, Thomas, Moro, An, Suzuki, Yamashita, Poli, Massaroli", 2025, "2504.19561", "ICML"
     )  # fmt: skip
-    claims = tuple(claim for part in (*PARTS, course) for claim in part.CLAIMS)
+    claims = tuple(claim for part in (*PARTS, course, grid_claims) for claim in part.CLAIMS)
 
     class Config(
         untrained.UntrainedConfig, recall.RecallConfig, collapse.CollapseConfig, distilled.DistilledConfig,
