@@ -78,6 +78,7 @@ EXPECTED = {
                 "softmax-rises-first",
                 "linear-attention-uses-most",
                 "ess-per-pair-falls",
+                "length-costs-memory",
                 "layer-order",
                 "saturation",
                 "collapse",

@@ -13,11 +13,12 @@ from assay.studies.memory import _ess_collapse as collapse
 from assay.studies.memory import _ess_course as course
 from assay.studies.memory import _ess_distilled as distilled
 from assay.studies.memory import _ess_grid as grid_claims
+from assay.studies.memory import _ess_length as length
 from assay.studies.memory import _ess_modulation as modulation
 from assay.studies.memory import _ess_recall as recall
 from assay.studies.memory import _ess_without_training as untrained
 
-PARTS = (untrained, recall, collapse, distilled, modulation)  # each: CLAIMS, a config, SETTINGS, units, figures
+PARTS = (untrained, recall, collapse, length, distilled, modulation)  # each: CLAIMS, a config, SETTINGS, units, figures
 
 
 def settings(scale: str) -> dict[str, Any]:
@@ -36,8 +37,8 @@ class EffectiveStateSize(Study):
     claims = tuple(claim for part in (*PARTS, course, grid_claims) for claim in part.CLAIMS)
 
     class Config(
-        untrained.UntrainedConfig, recall.RecallConfig, collapse.CollapseConfig, distilled.DistilledConfig,
-        modulation.ModulationConfig, StudyConfig,
+        untrained.UntrainedConfig, recall.RecallConfig, collapse.CollapseConfig, length.LengthConfig,
+        distilled.DistilledConfig, modulation.ModulationConfig, StudyConfig,
     ):  # fmt: skip
         """All parts' fields."""
 
@@ -59,6 +60,7 @@ class EffectiveStateSize(Study):
         task, vocabulary = given.get("task", "recall"), given.get("vocab_size", 0)
         if isinstance(task, str):
             tokens = given["batch"] * recall.length_of(task, given["size"] if "size" in given else given["pairs"])
+            tokens *= given.get("room", 4) // 4
         else:
             pairs, room, vocabulary, batch = task
             tokens = batch * pairs * room
