@@ -13,6 +13,9 @@ import torch
 import assay.data as data
 
 IDS = torch.arange(100)
+LINEAR = data.InContext(data.LinearTasks(3), data.RetrievedInputs(0.5), noise=0.1)
+HMM = data.HMMSource(torch.tensor([[0.9, 0.1], [0.3, 0.7]]), torch.tensor([[0.8, 0.2], [0.1, 0.9]]))
+KEYS = data.QueryKeyTarget(torch.tensor([1.0, 0.0]), "keys", 2)
 GENERATORS: dict[str, Callable[[torch.Generator], Any]] = {
     "mqar": lambda g: data.mqar(8, seq_len=32, num_kv_pairs=4, random_non_queries=True, generator=g),
     "mqar, dense": lambda g: data.mqar(8, seq_len=32, num_kv_pairs=4, vocab_size=16, generator=g),
@@ -28,6 +31,13 @@ GENERATORS: dict[str, Callable[[torch.Generator], Any]] = {
     "shuffle": lambda g: data.shuffle_tokens(data.tokenise(["abcdefgh" * 9], "character"), generator=g).documents,
     "windows": lambda g: data.random_windows(IDS, 8, seq_len=4, generator=g),
     "zipf": lambda g: (data.zipf_classes(50, generator=g),),
+    "in context": lambda g: LINEAR.sample(8, 5, generator=g)[:4],
+    "dynamics": lambda g: (data.linear_dynamics(8, 5, generator=g),),
+    "Markov": lambda g: (data.MarkovSource.switching(2, 0.2).sample(4, 20, generator=g),),
+    "HMM": lambda g: HMM.sample(4, 20, generator=g),
+    "algorithmic": lambda g: data.AlgorithmicTask("sort").sample(8, max_length=6, generator=g),
+    "concepts": lambda g: data.MultiConceptPrompts().sample(8, generator=g),
+    "query and keys": lambda g: KEYS.sample(8, num_keys=3, generator=g),
 }
 
 
