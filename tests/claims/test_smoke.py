@@ -6,96 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from expected import EXPECTED
 
 import assay.studies
 from assay.lab import find_study, known_studies, run_study
 
-EXPECTED = {
-    "dynamical-systems-framework": {
-        "one-system": "holds",
-        "softmax-is-infinite": "holds",
-        "state-closes-the-gap": "inconclusive",
-        "normalised-recalls-more": "inconclusive",
-        "exp-is-best": "inconclusive",
-        "reversed-gate": "inconclusive",
-    },
-    "just-read-twice": {
-        "order-decides": "holds",
-        "state-follows-the-stored-set": "holds",
-        "prefix-is-a-recurrence": "holds",
-        "jrt-prompt": "inconclusive",
-        "prefix-linear-attention": "inconclusive",
-    },
-    "sigma-reparam": {
-        "entropy-bound": "holds",
-        "norm-is-gamma": "fails",
-        "growth-without-width": "holds",
-        "trains-without-norms": "inconclusive",
-    },
-    "zoology-mqar": {
-        "recall-explains-the-gap": "holds",
-        "attention-needs-no-width": "inconclusive",
-        "convolution-needs-width": "inconclusive",
-        "filters-of-the-input": "inconclusive",
-        "few-positions-suffice": "inconclusive",
-    },
-    "entropy-guided-attention": {
-        "penalty": "holds",
-        "moves-heads": "holds",
-        "overload": "inconclusive",
-        "relu-without-norms": "inconclusive",
-        "gelu-with-norms": "inconclusive",
-        "penalty-lowers-overload": "inconclusive",
-        "with-fixed-thresholds": "inconclusive",
-        "thresholds-differ": "inconclusive",
-    },
-    "muon-mla-moe": {
-        "orthogonalisation": "holds",
-        "spectral-bound": "holds",
-        "fewer-steps": "holds",
-        "large-batches": "holds",
-        "four-fifths": "inconclusive",
-        "half": "inconclusive",
-        "cache": "holds",
-        "positions": "inconclusive",
-        "load-balance": "inconclusive",
-        "together": "inconclusive",
-    },
-    "effective-state-size": {
-        "least-state": "holds",
-        "recall-needs-ess": "holds",
-        "initial-ess": "holds",
-        "alpha-raises-ess": "holds",
-        "distillation-bound": "holds",
-        "modulation": "holds",
-        **dict.fromkeys(
-            [
-                "trained-recall",
-                "trained-copying",
-                "trained-compression",
-                "ess-moves-with-accuracy",
-                "ess-falls-then-rises",
-                "softmax-rises-first",
-                "linear-attention-uses-most",
-                "ess-per-pair-falls",
-                "length-costs-memory",
-                "layer-order",
-                "saturation",
-                "collapse",
-                "penalty-wla",
-                "penalty-gla",
-                "initial-decay-decides",
-                "more-state-helps-gla",
-                "trained-distillation",
-                "trained-modulation",
-                "document-ends-attention",
-                "document-ends-mamba",
-                "period-for-end-of-text",
-            ],
-            "inconclusive",
-        ),
-    },
-}
 FAMILIES = Path(assay.studies.__file__).parent
 BUILT_IN = [source.slug for source in known_studies() if (FAMILIES / source.family).is_dir()]
 
