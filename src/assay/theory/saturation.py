@@ -19,7 +19,7 @@ def centred_logit_gradient(logits: Tensor, values: Tensor) -> tuple[Tensor, Tens
     Source: the equivalent form is a remark on Tarzanagh et al. 2023 (arXiv 2308.16898), not theirs. O(T).
     """
     top = logits.argmax(-1, keepdim=True)
-    selected = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, top, True)
+    selected = torch.arange(logits.shape[-1], device=logits.device) == top
     log_weights = logits.log_softmax(-1)
     others = log_weights.masked_fill(selected, -torch.inf)
     log_scale = others.max().clamp(min=torch.finfo(logits.dtype).min)  # of a single token there are no others
