@@ -170,4 +170,21 @@ EXPECTED = {
         "loss-is-a-transient": "holds",
         "regularisation-path": "holds",
     },
+    "icl-newton": {
+        "gd-steps-grow-exponentially": "holds",
+        "newton-is-not-slowed": "holds",
+        "layers-are-newton-steps": "inconclusive",
+        "layers-outpace-gd": "inconclusive",
+        "not-online": "inconclusive",
+        "trained-ill-conditioned": "inconclusive",
+    },
+    "dissecting-cot": {
+        "attention-filters": "holds",
+        "steps-need-few-examples": "holds",
+        "direct-needs-width": "inconclusive",
+        "pairing-is-needed": "holds",
+        "cot-io-predicts-better": "inconclusive",
+        "cot-i-between": "inconclusive",
+        "trained-model-filters": "inconclusive",
+    },
 }
