@@ -187,4 +187,13 @@ EXPECTED = {
         "cot-i-between": "inconclusive",
         "trained-model-filters": "inconclusive",
     },
+    "rasp-length-generalization": {
+        "programs": "holds",
+        "restrictions": "holds",
+        "sort": "inconclusive",
+        "mode": "inconclusive",
+        "count": "inconclusive",
+        "copy": "inconclusive",
+        "diverse-lengths": "inconclusive",
+    },
 }
