@@ -196,4 +196,19 @@ EXPECTED = {
         "copy": "inconclusive",
         "diverse-lengths": "inconclusive",
     },
+    "icl-linear-attention-h3": {
+        "closed-forms": "holds",
+        "trained-layers": "inconclusive",
+        "retrieval-is-more-examples": "holds",
+        "alignment-is-more-examples": "fails",
+        "rank-and-spectrum": "holds",
+    },
+    "transformers-as-algorithms": {
+        "stability": "holds",
+        "transfer-by-d2": "holds",
+        "tasks-beat-prompts": "holds",
+        "references-differ": "holds",
+        "window-for-hidden-state": "holds",
+        "transformer-matches": "inconclusive",
+    },
 }
