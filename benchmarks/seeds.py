@@ -20,8 +20,8 @@ from assay.icl.regressor import InContextRegressor
 SEEDS = 5
 TEXT = """## Seeds stacked into one model
 
-{seeds} seeds trained one after the other, and stacked: forward, backward and AdamW in float32 on fresh prompts. Times are
-of CPU, for a step of all seeds, the better of two runs. A ratio above 1 means that stacking is faster. Stacked
+{seeds} seeds trained one after the other, and stacked: forward, backward and AdamW in float32 on fresh prompts. Times
+are of CPU, for a step of all seeds, the better of two runs. A ratio above 1 means that stacking is faster. Stacked
 attention is two matrix products and a softmax, since the fused kernel has no batching rule on CPUs.
 
 | model | prompts a seed | one by one | stacked | ratio |

@@ -26,8 +26,9 @@ class LinearAttentionPolicy(nn.Module):
         policy.scores(losses)      # the same before softmax or projection, to train on
 
     With K = 0, v = 0 and weight k^T q = 1 it is FTRL where V = -eta I: Hedge on the simplex, lazy projection of
-    `-eta total` on the ball. Source: Park et al. 2025 (arXiv 2403.16843), section 5. At first V, K, k and the query are
-    normal with deviation 0.1, so that scores of hundreds of losses do not saturate the softmax, and v is 0: our choice.
+    `-eta total` on the ball. Source: Park et al. 2025 (arXiv 2403.16843), section 5. At first V and v are 0, K is
+    normal with deviation 0.1, and k such that the constant weight is 1, which is our choice: where all are small and
+    random, and the product of V and the weight has the wrong sign, training on regret brings both to 0, and stays there.
 
     Raises `InputError` for losses that are not (B, T, d).
     """
@@ -37,9 +38,10 @@ class LinearAttentionPolicy(nn.Module):
         if d < 1:
             raise InputError(f"d is {d}; expected at least 1")
         self.decisions = decisions or Simplex()
-        self.values, self.value_bias = nn.Parameter(START * torch.randn(d, d)), nn.Parameter(torch.zeros(d))
-        self.keys, self.key_bias = nn.Parameter(START * torch.randn(d, d)), nn.Parameter(START * torch.randn(d))
-        self.query = nn.Parameter(START * torch.randn(d))
+        self.values, self.value_bias = nn.Parameter(torch.zeros(d, d)), nn.Parameter(torch.zeros(d))
+        query = torch.randn(d)
+        self.keys, self.key_bias = nn.Parameter(START * torch.randn(d, d)), nn.Parameter(query / query.square().sum())
+        self.query = nn.Parameter(query)
 
     def forward(self, history: Tensor) -> Tensor:
         """The policy (B, d) for the round after the losses (B, t, d), t >= 0."""

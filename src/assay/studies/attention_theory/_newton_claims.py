@@ -67,7 +67,9 @@ def nearer(rows: pd.DataFrame, stage: str, column: str) -> float:
 
 def _ratio(rows: pd.DataFrame, inputs: Inputs) -> float:
     found = layers(rows, "trained", inputs)
-    return float(found.gd_error.iloc[0] / found.own_error.iloc[0]) if len(found) else float("nan")
+    if not len(found):
+        raise LookupError(f"no model was trained on {inputs} inputs")
+    return float(found.gd_error.iloc[0] / found.own_error.iloc[0])
 
 
 CLAIMS = (
