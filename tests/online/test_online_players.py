@@ -17,6 +17,15 @@ from assay.online.players import FTL, FTPL, FTRL, Hedge, OnlineGradient, totals_
 from assay.online.regret import regret
 from assay.online.sequences import DRAWN, LossSequence, play
 
+
+def attention(decisions: Decisions | None = None) -> LinearAttentionPolicy:
+    """With values of its own: at first they are 0."""
+    policy = LinearAttentionPolicy(3, decisions)
+    with torch.no_grad():
+        policy.values.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    return policy
+
+
 PLAYERS = {
     "ftl": FTL(),
     "ftl-ball": FTL(Ball(2.0)),
@@ -26,8 +35,8 @@ PLAYERS = {
     "ftpl": FTPL(0.2, anytime=True),
     "gradient": OnlineGradient(0.1),
     "gradient-ball": OnlineGradient(0.3, Ball(2.0), anytime=True),
-    "attention": LinearAttentionPolicy(3),
-    "attention-ball": LinearAttentionPolicy(3, Ball(2.0)),
+    "attention": attention(),
+    "attention-ball": attention(Ball(2.0)),
 }
 
 
@@ -154,7 +163,7 @@ def test_linear_attention_with_minus_eta_is_ftrl_and_with_keys_it_is_not() -> No
 @torch.no_grad()
 def test_linear_attention_is_its_sum_written_out() -> None:
     torch.manual_seed(0)
-    policy, losses = LinearAttentionPolicy(3).double(), losses_of(T=5, batch=1)
+    policy, losses = attention().double(), losses_of(T=5, batch=1)
     policy.value_bias.normal_()
     scores = policy.scores(losses)[0]
     for t in range(5):
