@@ -85,15 +85,26 @@ function keyOf(figure, series, range, label) {
   return key.node();
 }
 
+/** Panels side by side. */
+function panels(figure) {
+  return Math.max(1, ...figure.marks.map((m) => distinct(m.data.map((d) => d?.[m.options.fx])).filter((d) => d !== undefined).length));
+}
+
+/** The names of panels; numbers with what they are of. */
+function facets({ label, ...given } = {}) {
+  return { label: null, tickFormat: (value) => (isNumber(value) && label ? `${label} ${format(value)}` : format(value)), ...given };
+}
+
 /** An axis: its label, and ticks that can be read. */
 function axis(figure, name, width) {
   const given = figure.options[name] ?? {};
   const first = figure.marks.find((m) => typeof m.options[name] === "string" && columns(m).has(m.options[name]));
-  const label = given.label ?? first?.options[name] ?? null;
+  const label = given.label !== undefined ? given.label : first?.options[name] ?? null; // null: none is wanted
   const found = { labelArrow: "none", nice: true, grid: name === "y", ...given, label };
   const read = (m) => [name, `${name}1`, `${name}2`].flatMap((channel) => m.data.map((d) => d?.[m.options[channel]]));
   const values = distinct(figure.marks.flatMap(read)).filter(isNumber);
-  const room = name === "x" ? Math.floor(width / 60) : 7;
+  const space = d3.max(values, Math.abs) >= 1e5 ? 90 : 60; // a tick's, by the digits of its label
+  const room = name === "x" ? Math.max(2, Math.floor(width / panels(figure) / space)) : 7;
   if (given.type === "log") {
     found.nice = false;
     found.tickFormat ??= format;
@@ -105,7 +116,8 @@ function axis(figure, name, width) {
     delete found.nice;
     Object.assign(found, roomForNames(figure, name, width));
   }
-  return name === "x" ? { labelAnchor: "center", labelOffset: 36, ...found } : { labelAnchor: "top", ...found };
+  if (name === "x") return { labelAnchor: "center", labelOffset: 36, ...found };
+  return panels(figure) > 1 ? { labelAnchor: "center", labelOffset: 54, ...found } : { labelAnchor: "top", ...found }; // panels have their names at the top
 }
 
 /** Names along an axis, in the order of the data: as much margin as the longest needs; tilted where they are too wide. */
@@ -125,10 +137,12 @@ function logAxis({ type, ticks, tickFormat, label, labelAnchor, labelOffset, lab
   return [Plot[name === "x" ? "axisX" : "axisY"](ticks, { text: tickFormat, label, labelAnchor, labelOffset, labelArrow })];
 }
 
-/** The values, if there is room for them; or 1, 2, 5 of each decade; or the decades alone. */
+/** The values, if there is room for them, between any two; or 1, 2, 5 of each decade; or the decades alone. */
 function logTicks(values, room) {
-  if (values.length <= room) return values;
   const [low, high] = d3.extent(values);
+  const logs = values.map(Math.log10).sort(d3.ascending);
+  const nearest = d3.min(d3.pairs(logs), ([a, b]) => b - a) ?? Infinity;
+  if (values.length <= room && nearest * 1.5 * room >= Math.log10(high / low)) return values;
   const decades = d3.range(Math.floor(Math.log10(low)), Math.ceil(Math.log10(high)) + 1);
   const all = (steps) => decades.flatMap((k) => steps.map((s) => Number((s * 10 ** k).toPrecision(12)))).filter((v) => v >= low * 0.999 && v <= high * 1.001);
   const fits = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]].map(all).find((ticks) => ticks.length <= room);
@@ -146,8 +160,8 @@ function draw(figure, index) {
     const axes = { x: axis(figure, "x", width), y: axis(figure, "y", width) };
     const below = axes.x.below ?? 46;
     const plot = Plot.plot({
-      height: 274 + below, marginLeft: Math.max(58, axes.x.side ?? 0, axes.y.side ?? 0), marginRight: 16, marginTop: 28, marginBottom: below, style: { fontSize: "12px" }, ariaLabel: figure.title,
-      ...symbol, ...figure.options, ...axes, color: scale, width,
+      height: 274 + below, marginLeft: Math.max(58, axes.x.side ?? 0, axes.y.side ?? 0), marginRight: figure.marks.some((m) => m.options.fy) ? 56 : 24, marginTop: 28, marginBottom: below, style: { fontSize: "12px" }, ariaLabel: figure.title,
+      ...symbol, ...figure.options, ...axes, fx: facets(figure.options.fx), fy: facets(figure.options.fy), color: scale, width,
       marks: [...["x", "y"].flatMap((name) => logAxis(axes[name], name)), ...figure.marks.flatMap((mark) => marksOf(mark, series))],
     });
     // where an axis names the series, a key would say it twice

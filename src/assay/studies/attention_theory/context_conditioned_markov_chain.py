@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -64,12 +65,14 @@ class ContextConditionedMarkovChain(Study):
         log, legend = {"type": "log"}, {"legend": True}
         known = of["identification"].groupby(["design", "n"], as_index=False)[["error"]].mean()
         urn = of["collapse"].groupby(["chain", "time"], as_index=False)[["share"]].mean()
+        urn["chain"] = urn.chain.map(lambda one: " and ".join(f"{a:g} : {b:g}" for a, b in json.loads(one)))
         told = of["one_trajectory"].groupby(["source", "n"], as_index=False)[["error"]].mean()
         return [
             plot("Error of the estimated chain", mark("line", known, x="n", y="error", stroke="design", marker=True),
                  x={**log, "label": "prompts"}, y={**log, "label": "squared error of P"}, color=legend),
             plot("A chain that reads itself", mark("line", urn, x="time", y="share", stroke="chain"),
-                 x={**log, "label": "tokens said"}, y={**log, "label": "share of token 1"}, color=legend),
+                 x={**log, "label": "tokens said"}, y={**log, "label": "share of token 1"},
+                 color={**legend, "label": "rows of P:"}),
             plot("Rows of tokens that lose", mark("line", told, x="n", y="error", stroke="source", marker=True),
                  x={**log, "label": "steps of the trajectory, or prompts"},
                  y={**log, "label": "squared error of their rows"}, color=legend),

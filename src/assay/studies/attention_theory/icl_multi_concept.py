@@ -171,6 +171,5 @@ class MultiConcept(Study):
             plot("Error in training", mark("line", course[course.error > 0], x="step", y="error", stroke="variant"),
                  x={"label": "step"}, y={**log, "label": "share of wrong signs"}, color=legend),
             plot("Error at the end beside 2^-L", mark("dot", ends, x="error", y="key", r=5),
-                 mark("tickX", ends, x="floor", y="key"), x={"label": "share of wrong signs"}, y={"label": None},
-                 marginLeft=170),
+                 mark("tickX", ends, x="floor", y="key"), x={"label": "share of wrong signs"}, y={"label": None}),
         ]  # fmt: skip

@@ -153,5 +153,5 @@ class SingleIndex(Study):
                  y={"label": "squared error over variance", "zero": True}, fx={"label": None}, color=legend),
             plot("What one step finds", mark("dot", found, x="overlap", y="tasks", fy="dimension", r=5),
                  x={"label": "overlap with the subspace", "domain": [0, 1]}, y={"label": "tasks in"},
-                 fy={"label": None}, marginLeft=70),
+                 fy={"label": None}),
         ]  # fmt: skip

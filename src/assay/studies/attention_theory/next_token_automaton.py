@@ -83,5 +83,6 @@ class NextTokenAutomaton(Study):
             plot("Hard retrieval", mark("line", course, x="step", y="mass", stroke="run", marker=True),
                  x={**log, "label": "steps"}, y={"label": "least attention on the label's component"}, color=legend),
             plot("Regularisation path", mark("line", ball, x="radius", y="direction", stroke="prompts", marker=True),
-                 x={**log, "label": "radius of the ball"}, y={"label": "correlation with the graph SVM"}, color=legend),
+                 x={**log, "label": "radius of the ball"}, y={"label": "correlation with the graph SVM"},
+                 color={**legend, "label": "prompts:"}),
         ]  # fmt: skip

@@ -105,8 +105,7 @@ class RegretLossStudy(Study):
         figures = [
             plot("Regret of players in 200 rounds, two actions",
                  mark("dot", played, x="average", y="kind", stroke="player"),
-                 x={"label": "Regret_T / T, of losses up to 10"}, y={"label": "sequence"}, color=legend,
-                 marginLeft=120),
+                 x={"label": "Regret_T / T, of losses up to 10"}, y={"label": "sequence"}, color=legend),
             plot("Average play in zero-sum games",
                  mark("line", gaps, x="rounds", y="gap", stroke="player", marker=True),
                  x={"type": "log", "label": "rounds"}, y={"type": "log", "label": "duality gap"}, color=legend),
@@ -131,5 +130,4 @@ def _trained(rows: pd.DataFrame) -> dict[str, Any]:
         x={"label": "Regret_T / T, of losses up to 10"},
         y={"label": "sequence"},
         color={"legend": True},
-        marginLeft=120,
     )

@@ -92,6 +92,6 @@ class TransformersAsAlgorithms(Study):
             figures.append(
                 plot("How far a transformer is from two learners",
                      mark("dot", seen, x="distance", y="setting", stroke="learner", r=6),
-                     x={"label": "mean squared distance of predictions"}, y={"label": ""}, marginLeft=210, color=legend)
+                     x={"label": "mean squared distance of predictions"}, y={"label": None}, color=legend)
             )  # fmt: skip
         return figures
