@@ -10,6 +10,7 @@ from pydantic import Field
 
 from assay.lab import Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
 from assay.lab.resources import PROCESS, training_resources
+from assay.studies.attention_theory import _regret_trained_claims as of_training
 from assay.studies.attention_theory._regret_claims import CLAIMS, LONG, SHORT
 from assay.studies.attention_theory._regret_play import behaviour, games
 from assay.studies.attention_theory._regret_theory import choices, identity, optimum
@@ -29,7 +30,7 @@ class RegretLossStudy(Study):
         "Do LLM Agents Have Regret? A Case Study in Online Learning and Games", "Park, Liu, Ozdaglar, Zhang", 2025,
         "2403.16843", "ICLR"
     )  # fmt: skip
-    claims = CLAIMS
+    claims = (*CLAIMS, *of_training.CLAIMS)
 
     class Config(StudyConfig):
         samples: Annotated[int, Field(ge=1000)] = Field(default=300_000, description="loss sequences in least squares")
