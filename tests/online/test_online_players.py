@@ -19,10 +19,11 @@ from assay.online.sequences import DRAWN, LossSequence, play
 
 
 def attention(decisions: Decisions | None = None) -> LinearAttentionPolicy:
-    """With values of its own: at first they are 0."""
-    policy = LinearAttentionPolicy(3, decisions)
-    with torch.no_grad():
-        policy.values.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    """With values of its own, which at first are 0, and too small to saturate a softmax."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        policy = LinearAttentionPolicy(3, decisions)
+        policy.values.normal_(std=0.01)
     return policy
 
 
