@@ -122,7 +122,8 @@ def _trained(rows: pd.DataFrame) -> dict[str, Any]:
     rows = rows[(rows.h != "identity") & (rows.group != 8)] if "h" in rows else rows
     names = {"simplex": "linear attention", "transformer": "transformer", "trained": "", "hedge": ", Hedge beside it",
              "ftl": ", FTL beside it"}  # fmt: skip
-    long = rows.melt(["experiment", "kind"], ["trained", "hedge", "ftl"], "player", "average")
+    ways = ["trained", "hedge", "ftl"]
+    long = rows[["experiment", "kind", *ways]].melt(["experiment", "kind"], ways, "player", "average")
     long["player"] = long.experiment.map(names) + long.player.map(names)
     means = long.groupby(["player", "kind"], as_index=False)[["average"]].mean()
     return plot(
