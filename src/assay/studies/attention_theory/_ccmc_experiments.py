@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from assay.data.markov import MarkovSource
 from assay.optim.max_margin import row_space
 from assay.theory.ccmc import attention_to_markov, ccmc_transition, fit_ccmc, markov_to_attention
 from assay.theory.ccmc_trajectory import ccmc_generate, collapse_exponents, shares, trajectory_prompts
@@ -79,12 +80,14 @@ def collapse(*, chains: tuple[Chain, ...], steps: int, runs: int, device: str) -
 
 
 def one_trajectory(*, odds: tuple[float, ...], sizes: tuple[int, ...], runs: int, device: str) -> list[dict[str, Any]]:
-    """Squared error of the rows of P of tokens that lose, from the n steps of one trajectory, and from n prompts."""
+    """Squared error of the rows of P of tokens that lose, from the n steps of one trajectory, from n prompts, and from
+    the n steps of a Markov chain with the same P, which does not weight with counts."""
     size = len(odds)
     p = _normalised(torch.tensor(odds, dtype=torch.float64)).to(device).expand(size, size)
     prompts = torch.arange(size, device=device).flip(0).repeat(4).expand(runs, -1)
     generator = torch.Generator(device).manual_seed(torch.initial_seed())
     said = ccmc_generate(p, prompts, max(sizes), generator)
+    walks = MarkovSource(p).sample(runs, max(sizes) + 1, generator=generator)
 
     def error(data: CountedPrompts) -> float:
         return float((fit_ccmc(data, ridge=RIDGE).p - p)[1:].square().sum())
@@ -92,12 +95,14 @@ def one_trajectory(*, odds: tuple[float, ...], sizes: tuple[int, ...], runs: int
     rows = []
     for n in sizes:
         told = [error(trajectory_prompts(prompts[run], said[run, :n], size)) for run in range(runs)]
+        even = torch.ones(n, size, dtype=torch.float64, device=device)  # with equal counts, the two chains are one
+        walked = [error(CountedPrompts(even, walk[:n], walk[1 : n + 1])) for walk in walks]
         drawn = []
         for _ in range(runs):
             x = torch.randint(size, (n, prompts.shape[1])).to(device)
             drawn.append(error(_choose(p, x, x[:, -1])))
-        rows.append({"source": "one trajectory", "n": n, "error": sum(told) / runs})
-        rows.append({"source": "prompts", "n": n, "error": sum(drawn) / runs})
+        for source, errors in (("one trajectory", told), ("prompts", drawn), ("Markov chain", walked)):
+            rows.append({"source": source, "n": n, "error": sum(errors) / runs})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Unigram models over the tokens of dictionaries, on switching sources."""
+"""Unigram models over the tokens of dictionaries, on switching sources, seen or hidden."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from assay.data.hmm import HMMSource
 from assay.data.markov import MarkovSource
 from assay.data.tokenizers import BPETokenizer, FixedLengthTokenizer, LZWTokenizer, Tokenizer
 from assay.lab import Row
@@ -58,6 +59,33 @@ def dictionaries(
                 "bound": _finite(lzw_bound(size, flip) * rate) if name == "LZW" else None,
             }
         )
+    return rows
+
+
+def hidden_chains(*, flip: float, misread: float, train_chars: int, test_chars: int, seed: int) -> list[Row]:
+    """Held-out loss, as in `dictionaries`, of a switching chain of order 1 of which each symbol is read as the other
+    one with probability `misread`; and of the same texts in random order."""
+    chain = MarkovSource.switching(1, flip)
+    source = HMMSource(chain.transition, MarkovSource.switching(1, misread).transition)
+    generator = torch.Generator().manual_seed(seed)
+    train, test = (source.sample(1, count, generator=generator).symbols[0] for count in (train_chars, test_chars))
+    # what is uncertain given all symbols before: the mean over other texts, behind their first half
+    laws = source.next_symbol_law(source.sample(400, 400, generator=generator).symbols)[:, 200:]
+    rate = float(torch.special.entr(laws).sum(-1).mean())
+    rows: list[Row] = []
+    for text in ("as it is", "shuffled"):
+        tokenizers: dict[str, Tokenizer] = {
+            "characters": FixedLengthTokenizer(1, 2),
+            "LZW": LZWTokenizer.train(train, alphabet=2, num_tokens=512),
+            "BPE": BPETokenizer.train(train, alphabet=2, num_tokens=128),
+        }
+        for name, tokenizer in tokenizers.items():
+            nats = unigram_cross_entropy(
+                tokenizer.encode(train), tokenizer.encode(test), test_chars, vocab_size=len(tokenizer.vocab)
+            )
+            known = {"entropy_rate": rate, "marginal_entropy": math.log(2)}  # the source is symmetric
+            rows.append({"text": text, "tokens": name, "nats": nats} | known)
+        train, test = (one[torch.randperm(len(one), generator=generator)] for one in (train, test))
     return rows
 
 

@@ -13,8 +13,9 @@ from pydantic import Field
 from assay.lab import Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
 from assay.lab.resources import training_resources
 from assay.studies.attention_theory._tok_claims import CLAIMS
-from assay.studies.attention_theory._tok_dictionaries import dictionaries
+from assay.studies.attention_theory._tok_dictionaries import dictionaries, hidden_chains
 from assay.studies.attention_theory._tok_transformer import transformer
+from assay.studies.attention_theory._tok_transformer_claims import CLAIMS as TRANSFORMER_CLAIMS
 
 Size = Annotated[int, Field(ge=1)]
 Flip = Annotated[float, Field(gt=0, lt=0.5)]
@@ -28,11 +29,13 @@ class TokenizationMarkov(Study):
         "Toward a Theory of Tokenization in LLMs (An Analysis of Tokenization: Transformers under Markov Data)",
         "Rajaraman, Jiao, Ramchandran", 2024, "2404.08335", "NeurIPS"
     )  # fmt: skip
-    claims = CLAIMS
+    claims = CLAIMS + TRANSFORMER_CLAIMS
 
     class Config(StudyConfig):
         orders: list[Size] = Field(default=[1, 2, 4], description="of the switching sources; 1, 2 and 4 are judged")
         flip: Flip = Field(default=0.1, description="probability of a flip")
+        hidden_flip: Flip = Field(default=0.05, description="the same, of the chain that is read with errors")
+        misread: Flip = Field(default=0.05, description="probability that a symbol of it is")
         rare_flip: Flip = Field(default=0.02, description="the same, of the source where fixed lengths do badly")
         lengths: tuple[Size, ...] = Field(default=(1, 2, 3, 5, 9), description="of fixed-length tokens")
         sizes: tuple[Size, ...] = Field(default=(8, 32, 128, 512, 2048), description="tokens in learned dictionaries")
@@ -62,11 +65,12 @@ class TokenizationMarkov(Study):
     seconds = {"smoke": 5, "laptop": 250, "paper": 400_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
-        text: dict[str, Any] = {"lengths": config.lengths, "sizes": config.sizes}
-        text |= {"train_chars": config.train_chars, "test_chars": config.test_chars}
+        chars = {"train_chars": config.train_chars, "test_chars": config.test_chars}
+        text: dict[str, Any] = {"lengths": config.lengths, "sizes": config.sizes, **chars}
         yield from grid(dictionaries, source="switching", order=config.orders, flip=config.flip, **text)
         yield from grid(dictionaries, source="rare flips", order=1, flip=config.rare_flip, **text)
         yield from grid(dictionaries, source="fair coins", order=1, flip=0.5, **text)
+        yield from grid(hidden_chains, flip=config.hidden_flip, misread=config.misread, **chars)
         if config.steps:
             yield from grid(
                 transformer, order=config.orders, flip=config.flip, num_tokens=config.tokens,
@@ -77,7 +81,7 @@ class TokenizationMarkov(Study):
 
     def resources(self, unit: Unit) -> Resources:
         given = unit.settings
-        if unit.experiment is dictionaries:
+        if unit.experiment in (dictionaries, hidden_chains):
             return Resources(gpus=0, memory=4e8 + 200 * given["train_chars"])
         tokens = given["batch_chars"] + given["test_chars"] // 5  # tested without gradients, all windows at once
         needed = training_resources(tokens=tokens, width=given["width"], layers=given["depth"])

@@ -13,12 +13,14 @@ from assay.studies.memory import _ess_collapse as collapse
 from assay.studies.memory import _ess_course as course
 from assay.studies.memory import _ess_distilled as distilled
 from assay.studies.memory import _ess_grid as grid_claims
+from assay.studies.memory import _ess_layers as layers
 from assay.studies.memory import _ess_length as length
 from assay.studies.memory import _ess_modulation as modulation
 from assay.studies.memory import _ess_recall as recall
 from assay.studies.memory import _ess_without_training as untrained
 
-PARTS = (untrained, recall, collapse, length, distilled, modulation)  # each: CLAIMS, a config, SETTINGS, units, figures
+# each has CLAIMS, a config, SETTINGS, units and figures
+PARTS = (untrained, recall, collapse, length, layers, distilled, modulation)
 
 
 def settings(scale: str) -> dict[str, Any]:
@@ -38,7 +40,7 @@ class EffectiveStateSize(Study):
 
     class Config(
         untrained.UntrainedConfig, recall.RecallConfig, collapse.CollapseConfig, length.LengthConfig,
-        distilled.DistilledConfig, modulation.ModulationConfig, StudyConfig,
+        layers.LayersConfig, distilled.DistilledConfig, modulation.ModulationConfig, StudyConfig,
     ):  # fmt: skip
         """All parts' fields."""
 
