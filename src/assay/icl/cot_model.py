@@ -68,31 +68,39 @@ class CoTPromptModel(nn.Module):
         Raises `InputError` for more examples than `max_points`, and for shapes that disagree.
         """
         states = list(hidden[: self.in_steps])
-        out = self.transformer(self._tokens(xs, states, ys)).unflatten(1, (-1, self.in_steps + 2))
+        out = self._outputs(xs, states, ys)
         errors = [(out[:, :, j, :-1] - states[j]).square().sum(-1).mean() for j in range(self.out_steps)]
         return torch.stack([*errors, (out[:, :, self.out_steps, -1] - ys).square().mean()])
 
     def rollout(self, xs: Tensor, hidden: Sequence[Tensor], ys: Tensor) -> Tensor:
         """(B, N): y at each position from the examples before it, which are true, and the model's own steps at it.
 
-        Neither hidden[:, i] nor ys[:, i] is read for the prediction at i. N passes of lengths 1..N for each step.
+        Neither hidden[:, i] nor ys[:, i] changes the prediction at i. One pass, in which nothing sees what comes later,
+        gives the first step at all positions; each further step takes N passes of lengths 1..N.
         """
         given = list(hidden[: self.in_steps])
+        first = self._outputs(xs, given, ys)[:, :, 0]
+        if self.out_steps == 0:
+            return first[..., -1]
         return torch.stack(
-            [self._last(xs[:, :i], [state[:, :i] for state in given], ys[:, :i]) for i in range(1, xs.shape[1] + 1)],
+            [
+                self._last(xs[:, :i], [state[:, :i] for state in given], ys[:, :i], first[:, i - 1, :-1])
+                for i in range(1, xs.shape[1] + 1)
+            ],
             dim=1,
         )
 
-    def _last(self, xs: Tensor, states: list[Tensor], ys: Tensor) -> Tensor:
-        """(B,): y of the last example by roll-out."""
-        blank = torch.zeros_like(ys[:, -1:])  # behind what is read: the model is causal
-        states = [torch.cat([state[:, :-1], torch.zeros_like(state[:, -1:])], dim=1) for state in states]
-        ys = torch.cat([ys[:, :-1], blank], dim=1)
-        for j in range(self.out_steps):
-            out = self.transformer(self._tokens(xs, states, ys)).unflatten(1, (-1, self.in_steps + 2))
-            states[j] = torch.cat([states[j][:, :-1], out[:, -1:, j, :-1]], dim=1)
-        out = self.transformer(self._tokens(xs, states, ys)).unflatten(1, (-1, self.in_steps + 2))
-        return out[:, -1, self.out_steps, -1]
+    def _last(self, xs: Tensor, states: list[Tensor], ys: Tensor, own: Tensor) -> Tensor:
+        """(B,): y of the last example by roll-out from the model's own s^1, (B, k)."""
+        for j in range(self.out_steps):  # what is behind it is not seen
+            states[j] = torch.cat([states[j][:, :-1], own[:, None]], dim=1)
+            out = self._outputs(xs, states, ys)[:, -1, j + 1]
+            own = out[:, :-1]
+        return out[:, -1]
+
+    def _outputs(self, xs: Tensor, states: list[Tensor], ys: Tensor) -> Tensor:
+        """What is predicted at each token, (B, N, in_steps + 2, k + 1)."""
+        return self.transformer(self._tokens(xs, states, ys)).unflatten(1, (-1, self.in_steps + 2))
 
     def _tokens(self, xs: Tensor, states: list[Tensor], ys: Tensor) -> Tensor:
         """x, y and s, each with a one, in coordinates of their own: (B, (in_steps + 2) N, width)."""

@@ -110,8 +110,9 @@ function axis(figure, name, width) {
     found.tickFormat ??= format;
     found.ticks ??= logTicks(values.filter((value) => value > 0), room);
   } else if (values.length) {
+    const [low, high] = d3.extent(values);
     found.tickFormat ??= format;
-    found.ticks ??= room;
+    found.ticks ??= values.every(Number.isInteger) && high - low < room ? d3.range(low, high + 1) : room; // no layer 1.5
   } else {
     delete found.nice;
     Object.assign(found, roomForNames(figure, name, width));
@@ -157,7 +158,8 @@ function draw(figure, index) {
     if (figure.marks.every((mark) => !mark.data.length)) throw Error("nothing was measured for it");
     const { scale, series, ramp } = colouring(figure.marks, figure.options.color ?? {});
     const symbol = series ? { symbol: { domain: series, range: series.map((_, i) => SYMBOLS[i % SYMBOLS.length]), legend: false } } : {};
-    const axes = { x: axis(figure, "x", width), y: axis(figure, "y", width) };
+    const y = axis(figure, "y", width);
+    const axes = { x: axis(figure, "x", width - (y.side ?? 0)), y };
     const below = axes.x.below ?? 46;
     const plot = Plot.plot({
       height: 274 + below, marginLeft: Math.max(58, axes.x.side ?? 0, axes.y.side ?? 0), marginRight: figure.marks.some((m) => m.options.fy) ? 56 : 24, marginTop: 28, marginBottom: below, style: { fontSize: "12px" }, ariaLabel: figure.title,

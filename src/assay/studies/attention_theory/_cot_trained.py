@@ -10,13 +10,14 @@ from assay.data.in_context_tasks import MLPTasks
 from assay.icl.cot_model import CoTPromptModel, cot_loss
 from assay.lab import Row
 from assay.lab.training import train
+from assay.optim.muon import muon_and_adamw
 
 MODES = {"ICL": (0, 0), "CoT-I": (1, 0), "CoT-I/O": (1, 1)}  # which of the activations are read, and predicted
 
 
 def trained(
     *, mode: str, d: int, k: int, layers: int, points: int, depth: int, width: int, heads: int, steps: int,
-    batch: int, lr: float, tested_on: int, seed: int, device: str,
+    batch: int, optimizer: str, lr: float, tested_on: int, seed: int, device: str,
 ) -> list[Row]:  # fmt: skip
     """One row for each position of a prompt: squared error over the mean square of y, by roll-out. With it, for the
     whole prompt, what shuffling tokens does to the loss of a step: see `_shuffled`."""
@@ -24,7 +25,9 @@ def trained(
     reads, predicts = ((layers - 1) * one for one in MODES[mode])
     model = CoTPromptModel(d, k, reads, predicts, points, d_model=width, num_layers=depth,
                            num_heads=heads).to(device)  # fmt: skip
-    train(model, lambda g: sampler.sample(batch, points, generator=g), steps=steps, seed=seed, loss=cot_loss, lr=lr)
+    optimizers = muon_and_adamw(model, lr=lr) if optimizer == "muon" else None  # None: AdamW alone
+    train(model, lambda g: sampler.sample(batch, points, generator=g), steps=steps, seed=seed, loss=cot_loss, lr=lr,
+          optimizers=optimizers)  # fmt: skip
     model.eval()
     fresh = torch.Generator(device).manual_seed(2**40 + seed)
     p = sampler.sample(tested_on, points, generator=fresh)

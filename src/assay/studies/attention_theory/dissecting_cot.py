@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import Field
@@ -43,9 +43,10 @@ class DissectingCoT(Study):
         depth: Size = Field(default=3, description="layers of the transformer")
         width: Size = Field(default=32, description="of the transformer")
         heads: Size = Field(default=2, description="of the transformer")
-        steps: Size = Field(default=3200, description="of training")
+        steps: Size = Field(default=1600, description="of training")
         batch: Size = Field(default=64, description="prompts a step")
-        lr: float = Field(default=3e-3, gt=0, description="of AdamW")
+        optimizer: Literal["muon", "adamw"] = Field(default="muon", description="of matrices; AdamW has the rest")
+        lr: float = Field(default=5e-3, gt=0, description="of that")
         tested_on: Size = Field(default=2000, description="prompts")
 
     scales = {
@@ -53,7 +54,7 @@ class DissectingCoT(Study):
         "laptop": Config(),
         "paper": Config(widths=[4, 8, 16], examples=[20, 30, 50, 80, 100, 125, 160, 200, 300, 400], fit_steps=5000,
                         trained_d=10, trained_k=[4, 8, 16], points=101, depth=6, width=128, heads=4, steps=500_001,
-                        lr=1e-4, tested_on=320),
+                        optimizer="adamw", lr=1e-4, tested_on=320),
     }  # fmt: skip
     seconds = {"smoke": 10, "laptop": 600, "paper": 8e6}
 
@@ -67,7 +68,7 @@ class DissectingCoT(Study):
         yield from grid(
             trained, k=list(config.trained_k), mode=list(MODES), d=config.trained_d, layers=2, points=config.points,
             depth=config.depth, width=config.width, heads=config.heads, steps=config.steps, batch=config.batch,
-            lr=config.lr, tested_on=config.tested_on,
+            optimizer=config.optimizer, lr=config.lr, tested_on=config.tested_on,
         )  # fmt: skip
 
     def resources(self, unit: Unit) -> Resources:

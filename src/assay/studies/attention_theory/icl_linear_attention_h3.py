@@ -179,11 +179,12 @@ class IclLinearAttentionH3(Study):
         log, legend = {"type": "log"}, {"legend": True}
         curves = of["more_examples"].query("d == 100 and alpha in (0, 0.2, 0.4) and seed == 0")
         figures = [
-            plot(f"Risk with {kind}, d = 100; dashed: (alpha^2 d + 1) n independent examples",
+            plot(f"Risk with {kind}, d = 100",
                  mark("line", own, x="n", y="exact", stroke="alpha", marker=True),
-                 mark("line", own, x="n", y="k", stroke="alpha", strokeDasharray="4,4"),
+                 mark("line", own, x="n", y="k", stroke="alpha", strokeWidth=1),
                  x={**log, "label": "examples"}, y={**log, "label": "risk over d"},
-                 color={**legend, "label": "alpha", "type": "categorical"})
+                 color={**legend, "label": "alpha", "type": "categorical"},
+                 caption="thin, without symbols: (alpha^2 d + 1) n independent examples")
             for kind, own in ((name, curves[curves.kind == name]) for name in ("retrieval", "alignment"))
         ]  # fmt: skip
         if "trained_layers" in of:

@@ -86,9 +86,10 @@ class TransformersAsAlgorithms(Study):
                  color={**legend, "label": "d", "type": "categorical"}),
         ]  # fmt: skip
         if "transformer" in of:
-            seen = of["transformer"].groupby(["prior", "tested"], as_index=False)[["to_ridge", "to_weighted"]].mean()
+            seen = of["transformer"].rename(columns={"to_ridge": "ridge", "to_weighted": "weighted ridge"})
+            seen = seen.groupby(["prior", "tested"], as_index=False)[["ridge", "weighted ridge"]].mean()
             seen = seen.assign(setting="trained on " + seen.prior + ", tested on " + seen.tested)
-            seen = seen.melt("setting", ["to_ridge", "to_weighted"], var_name="learner", value_name="distance")
+            seen = seen.melt("setting", ["ridge", "weighted ridge"], var_name="learner", value_name="distance")
             figures.append(
                 plot("How far a transformer is from two learners",
                      mark("dot", seen, x="distance", y="setting", stroke="learner", r=6),
