@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import accelerator, coverage, dense, gpt2, mamba, mixers, recurrence, seeds, start, svm, training
+from benchmarks import accelerator, coverage, dense, gpt2, mamba, mixers, muon, recurrence, seeds, start, svm, training
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module
-    for module in (start, dense, recurrence, gpt2, mamba, mixers, training, svm, seeds, accelerator, coverage)
+    for module in (start, dense, recurrence, gpt2, mamba, mixers, training, muon, svm, seeds, accelerator, coverage)
 }
 HEADER = """# Benchmarks
 

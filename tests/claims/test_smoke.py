@@ -12,7 +12,7 @@ import assay.studies
 from assay.lab import find_study, known_studies, run_study
 
 FAMILIES = Path(assay.studies.__file__).parent
-BUILT_IN = [source.slug for source in known_studies() if (FAMILIES / source.family).is_dir()]
+BUILT_IN = [source.slug for source in known_studies() if (FAMILIES / source.family.replace("-", "_")).is_dir()]
 
 
 def test_every_built_in_study_is_expected_here() -> None:

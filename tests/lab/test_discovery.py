@@ -53,7 +53,7 @@ def test_all_built_in_studies_are_named_as_their_files() -> None:
     for source in known_studies():
         study = load_study(source)
         assert study.slug == source.slug
-        assert type(study).__module__ == f"assay.studies.{source.family}.{source.slug.replace('-', '_')}"
+        assert type(study).__module__ == f"assay.studies.{source.family}.{source.slug}".replace("-", "_")
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

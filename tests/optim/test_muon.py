@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Muon
 
+from assay._errors import InputError
 from assay.data import mqar
 from assay.lab.training import train
 from assay.models.backbone import Backbone, BackboneConfig
 from assay.nn import S6
 from assay.nn.moe import MoEFeedForward
-from assay.optim import muon_and_adamw, newton_schulz, split_muon_params
+from assay.optim import StackedMuon, muon_and_adamw, newton_schulz, split_muon_params
 
 
 def as_defined(W: Tensor, gradients: list[Tensor], lr: float, wd: float, scale: float) -> Tensor:
@@ -108,3 +111,46 @@ def test_both_train_a_model() -> None:
     )  # fmt: skip
     assert rows[-1]["loss"] < rows[1]["loss"]
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_stacked_matrices_move_as_each_alone() -> None:
+    torch.manual_seed(0)
+    shapes = [(12, 20), (20, 12), (12, 20), (6, 6)]
+    starts = [torch.randn(shape) for shape in shapes]
+    gradients = [[torch.randn(shape) for shape in shapes] for _ in range(6)]
+    matrices, alone = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    frozen = nn.Parameter(torch.randn(12, 20))
+    before = frozen.detach().clone()
+    stacked, torchs = StackedMuon([*matrices, frozen], lr=0.1, weight_decay=0.3), Muon(alone, lr=0.1, weight_decay=0.3)
+    for step in gradients:
+        for own, other, G in zip(matrices, alone, step, strict=True):
+            own.grad, other.grad = G.clone(), G.clone()
+        stacked.step()
+        torchs.step()
+
+    assert torch.equal(frozen, before)  # it has no gradient
+    for i, (m, n) in enumerate(shapes):
+        expected = as_defined(starts[i], [step[i] for step in gradients], 0.1, 0.3, max(1, m / n) ** 0.5)
+        torch.testing.assert_close(matrices[i].detach().double(), expected, rtol=1e-4, atol=1e-5)
+        moved = alone[i].detach() - starts[i]
+        assert float((matrices[i] - alone[i]).detach().norm() / moved.norm()) < 0.03  # torch's is in bfloat16
+
+
+def test_stacked_muon_resumes_from_its_state() -> None:
+    torch.manual_seed(0)
+    W, G = nn.Parameter(torch.randn(4, 6)), torch.randn(4, 6)
+    W.grad = G
+    optimizer = StackedMuon([W], lr=0.1)
+    optimizer.step()
+    other = nn.Parameter(W.detach().clone())
+    again = StackedMuon([other], lr=0.1)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    other.grad = G
+    optimizer.step()
+    again.step()
+    assert torch.equal(W, other)
+
+
+def test_stacked_muon_takes_matrices_alone() -> None:
+    with pytest.raises(InputError, match=r"params has one of shape \(3,\); expected matrices"):
+        StackedMuon([nn.Parameter(torch.zeros(3))])

@@ -67,7 +67,10 @@ def _built_in() -> list[Source]:
     import assay.studies
 
     files = [file for folder in assay.studies.__path__ for file in sorted(Path(folder).glob("*/[!_]*.py"))]
-    return [_of_module(f"assay.studies.{file.parent.name}.{file.stem}", file.parent.name) for file in files]
+    return [
+        _of_module(f"assay.studies.{file.parent.name}.{file.stem}", file.parent.name.replace("_", "-"))
+        for file in files
+    ]
 
 
 def _of_module(module: str, family: str) -> Source:

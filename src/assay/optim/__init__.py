@@ -1,5 +1,5 @@
-"""Optimizers: Newton-Schulz iterations, Muon for the matrices of a model beside AdamW for the rest, the hard-margin
-problem, ridge regression."""
+"""Optimizers: Newton-Schulz iterations, Muon for the matrices of a model beside AdamW for the rest, the same
+stacked, the hard-margin problem, ridge regression."""
 
 from assay.optim.max_margin import InfeasibleError as InfeasibleError
 from assay.optim.max_margin import MaxMargin as MaxMargin
@@ -10,12 +10,14 @@ from assay.optim.muon import split_muon_params as split_muon_params
 from assay.optim.newton_schulz import newton_schulz as newton_schulz
 from assay.optim.ridge import RidgeFit as RidgeFit
 from assay.optim.ridge import ridge_regression as ridge_regression
+from assay.optim.stacked_muon import StackedMuon as StackedMuon
 
 __all__ = [
     "InfeasibleError",
     "MaxMargin",
     "MuonSplit",
     "RidgeFit",
+    "StackedMuon",
     "max_margin",
     "muon_and_adamw",
     "newton_schulz",

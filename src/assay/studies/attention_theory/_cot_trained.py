@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim import AdamW
 
 from assay.data.in_context import GaussianInputs, InContext, Prompts
 from assay.data.in_context_tasks import MLPTasks
 from assay.icl.cot_model import CoTPromptModel, cot_loss
 from assay.lab import Row
 from assay.lab.training import train
-from assay.optim.muon import muon_and_adamw
+from assay.optim.muon import split_muon_params
+from assay.optim.stacked_muon import StackedMuon
 
 MODES = {"ICL": (0, 0), "CoT-I": (1, 0), "CoT-I/O": (1, 1)}  # which of the activations are read, and predicted
 
@@ -25,7 +27,10 @@ def trained(
     reads, predicts = ((layers - 1) * one for one in MODES[mode])
     model = CoTPromptModel(d, k, reads, predicts, points, d_model=width, num_layers=depth,
                            num_heads=heads).to(device)  # fmt: skip
-    optimizers = muon_and_adamw(model, lr=lr) if optimizer == "muon" else None  # None: AdamW alone
+    optimizers = None  # AdamW alone
+    if optimizer == "muon":
+        matrices, rest = split_muon_params(model)
+        optimizers = (StackedMuon(matrices, lr=lr), AdamW(rest, lr=3e-3, weight_decay=0))
     train(model, lambda g: sampler.sample(batch, points, generator=g), steps=steps, seed=seed, loss=cot_loss, lr=lr,
           optimizers=optimizers)  # fmt: skip
     model.eval()
