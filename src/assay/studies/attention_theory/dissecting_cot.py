@@ -43,7 +43,7 @@ class DissectingCoT(Study):
         depth: Size = Field(default=3, description="layers of the transformer")
         width: Size = Field(default=32, description="of the transformer")
         heads: Size = Field(default=2, description="of the transformer")
-        steps: Size = Field(default=1600, description="of training")
+        steps: Size = Field(default=2000, description="of training")
         batch: Size = Field(default=64, description="prompts a step")
         optimizer: Literal["muon", "adamw"] = Field(default="muon", description="of matrices; AdamW has the rest")
         lr: float = Field(default=5e-3, gt=0, description="of that")

@@ -163,8 +163,8 @@ class RaspLengthGeneralization(Study):
             "heads": config.heads, "steps": config.steps, "batch": config.batch, "lr": config.lr,
             "tested_on": config.tested_on,
         }  # fmt: skip
-        yield from grid(trained, task=config.tasks, longest=config.longest, **training)
         yield from grid(trained, task="count", longest=config.count_longest, **training)
+        yield from grid(trained, task=config.tasks, longest=config.longest, **training)  # the short ones at the end
 
     def resources(self, unit: Unit) -> Resources:
         given = unit.settings
