@@ -69,6 +69,7 @@ EXPECTED = {
                 "linear-attention-uses-most",
                 "ess-per-pair-falls",
                 "length-costs-memory",
+                "decays-multiply",
                 "second-layer-uses-less",
                 "layer-order",
                 "saturation",

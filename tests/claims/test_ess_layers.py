@@ -1,4 +1,4 @@
-"""ESS of two layers: against singular values of dense blocks, and what the claim decides on made-up rows."""
+"""ESS of two layers and by length: against dense blocks and slow products, and what claims decide on made-up rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 from assay.lab import judge
 from assay.studies.memory import _ess_layers as layers
+from assay.studies.memory import _ess_length as length
 from assay.studies.memory._ess_collapse import Task, make_model
 from assay.studies.memory._ess_recall import operators
 
@@ -46,3 +47,35 @@ def test_the_second_layer_uses_less(second: dict[str, float], verdict: str) -> N
     )
 
     assert judge(layers.CLAIMS[0], rows).verdict == verdict
+
+
+@pytest.mark.parametrize("mixer", ["LA", "GLA", "WLA"])
+def test_the_norm_of_the_product_is_that_of_a_loop(mixer: str) -> None:
+    task = Task(4, 4, 16, 4)
+    torch.manual_seed(100)
+    model = make_model(f"ess-{mixer.lower()}", task, 8, 1)
+    ids = task.draw(3, torch.Generator().manual_seed(0)).inputs
+    with torch.no_grad():
+        (_, T), *_ = operators(model, ids)
+        norms = []
+        for sequence in T.transitions().double()[:, 0]:  # (L, 8), diagonals
+            product = torch.eye(8, dtype=torch.float64)
+            for A in sequence:
+                product = torch.diag(A) @ product
+            norms.append(float(product.norm()))
+    assert length.product_norm(model, ids) == pytest.approx(sum(norms) / 3, rel=1e-5)
+
+
+def test_length_claims_ask_what_the_paper_shows() -> None:
+    def rows(**long: float) -> pd.DataFrame:
+        return pd.DataFrame(
+            {"seed": seed, "mixer": mixer, "length": tokens, "ess_per_pair": value, "product_norm": value}
+            for seed in range(5)
+            for mixer in ("LA", "GLA", "WLA")
+            for tokens, value in ((32, 0.5 + 0.001 * seed), (128, long[mixer]))
+        )
+
+    for claim in length.CLAIMS:
+        assert judge(claim, rows(LA=0.5, GLA=0.2, WLA=0.3)).verdict == "holds"
+        assert judge(claim, rows(LA=0.5, GLA=0.2, WLA=0.5)).verdict == "fails"
+        assert judge(claim, rows(LA=0.2, GLA=0.2, WLA=0.3)).verdict == "void"

@@ -6,27 +6,49 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
+import torch
 from pydantic import BaseModel, Field
+from torch import Tensor
 
 from assay.lab import Check, Claim, Row, Unit, grid, mark, plot
-from assay.studies.memory._ess_collapse import recall
+from assay.lab.training import token_accuracy, train
+from assay.models import Backbone
+from assay.nn.recording import recorded_operators
+from assay.operators import RecurrentOperator
+from assay.studies.memory._ess_collapse import Task, make_model, middle_ess
 
 
 def longer(
     *, mixer: str, options: tuple[tuple[str, Any], ...], room: int, pairs: int, vocab_size: int, width: int, steps: int,
     batch: int, lr: float, seed: int, device: str,
 ) -> Row:  # fmt: skip
-    """ESS at the middle for each pair, after training with `room` tokens for each of them; one head."""
-    row = recall(
-        mixer=mixer, layers=1, decay="fixed", options=options, penalty=0, state=width, width=width,
-        task=(pairs, room, vocab_size, batch), steps=steps, lr=lr, seed=seed, device=device,
-    )  # fmt: skip
-    return {"length": pairs * room, "ess_per_pair": row["ess"] / pairs, "accuracy": row["accuracy"]}
+    """ESS at the middle for each pair, and the norm of the product of a sequence's A, after training with `room` tokens
+    for each pair; one head."""
+    data = Task(pairs, room, vocab_size, batch)
+    model = make_model(f"ess-{mixer.lower()}", data, width, 1, **dict(options)).to(device)
+    test = data.draw(256, torch.Generator(device).manual_seed(2**40 + seed))
+    train(model, data.draw_batch, steps=steps, seed=seed, lr=lr)
+    return {
+        "length": pairs * room,
+        "ess_per_pair": middle_ess(model, test) / pairs,
+        "product_norm": product_norm(model, test.inputs[:8]),
+        "accuracy": token_accuracy(model, test),
+    }
 
 
-def kept(rows: pd.DataFrame, mixer: str) -> float:
-    """ESS/kv in the longest sequences over that in the shortest."""
-    own = rows[rows.mixer == mixer].set_index("length").ess_per_pair
+@torch.no_grad()
+def product_norm(model: Backbone, ids: Tensor) -> float:
+    """||A_1 A_2 .. A_L||_F for tokens (B, L), the mean over sequences and heads; of the only mixer, a diagonal one."""
+    with recorded_operators(*model.layers[0].modules()) as operators:
+        model(ids)
+    (T,) = operators
+    assert isinstance(T, RecurrentOperator)
+    return float(T.A.double().prod(dim=-2).norm(dim=-1).mean())
+
+
+def kept(rows: pd.DataFrame, mixer: str, column: str = "ess_per_pair") -> float:
+    """What the longest sequences have over what the shortest have."""
+    own = rows[rows.mixer == mixer].set_index("length")[column]
     return float(own[own.index.max()] / own[own.index.min()])
 
 
@@ -41,6 +63,19 @@ CLAIMS = (
             Check("WLA: the same", lambda rows: kept(rows, "WLA"), "<=", 0.8),
         ),
         controls=(Check("LA: the same", lambda rows: kept(rows, "LA"), "<=", 0.8),),
+    ),
+    Claim(
+        "decays-multiply",
+        "The longer the sequence, the less of a state is left at its end in GLA and WLA: the product of all A has a "
+        "smaller norm.",
+        source="figure of ||prod A||_F over the length, in the section on the regulariser",
+        experiment=longer,
+        checks=(
+            Check("GLA: the norm in the longest sequences over the shortest",
+                  lambda rows: kept(rows, "GLA", "product_norm"), "<=", 0.8),
+            Check("WLA: the same", lambda rows: kept(rows, "WLA", "product_norm"), "<=", 0.8),
+        ),
+        controls=(Check("LA: the same", lambda rows: kept(rows, "LA", "product_norm"), "<=", 0.8),),
     ),
 )  # fmt: skip
 
