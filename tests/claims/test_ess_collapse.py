@@ -8,6 +8,7 @@ import torch
 
 from assay.lab import judge
 from assay.studies.memory import _ess_collapse as collapse
+from assay.studies.memory import _ess_collapse_claims as collapse_claims
 from assay.studies.memory import _ess_distilled as distilled
 
 # (mixer, decay, penalty, state): accuracy, ESS, as the paper has it
@@ -32,25 +33,25 @@ def rows(models: dict[tuple[str, str, float, int], tuple[float, float]]) -> pd.D
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("claim", collapse.CLAIMS, ids=lambda claim: claim.slug)
-def test_a_claim_holds_on_the_papers_pattern_and_fails_where_nothing_differs(claim: collapse.Claim) -> None:
+@pytest.mark.parametrize("claim", collapse_claims.CLAIMS, ids=lambda claim: claim.slug)
+def test_a_claim_holds_on_the_papers_pattern_and_fails_where_nothing_differs(claim: collapse_claims.Claim) -> None:
     assert judge(claim, rows(PAPER)).verdict == "holds"
     assert judge(claim, rows(dict.fromkeys(PAPER, (0.5, 5.0)))).verdict == "fails"
 
 
 def test_a_penalty_that_helps_with_either_sign_is_void() -> None:
     either = PAPER | {("WLA", "fast", -0.125, 32): (0.9, 9.0)}
-    (claim,) = (claim for claim in collapse.CLAIMS if claim.slug == "penalty-wla")
+    (claim,) = (claim for claim in collapse_claims.CLAIMS if claim.slug == "penalty-wla")
 
     assert judge(claim, rows(either)).verdict == "void"
 
 
 def test_every_model_that_a_claim_reads_is_run() -> None:
-    units = [unit.settings for unit in collapse.units(collapse.CollapseConfig())]
+    units = [unit.settings for unit in collapse_claims.units(collapse_claims.CollapseConfig())]
     run = {(unit["mixer"], unit["decay"], unit["penalty"], unit["state"]) for unit in units}
 
     assert run == set(PAPER)
-    assert list(collapse.units(collapse.CollapseConfig(collapse_steps=0))) == []
+    assert list(collapse_claims.units(collapse_claims.CollapseConfig(collapse_steps=0))) == []
 
 
 def test_a_batch_has_as_many_tokens_with_fewer_pairs() -> None:
@@ -71,7 +72,11 @@ def test_a_key_stands_beside_its_value() -> None:
 
 
 def test_a_run_is_the_same_for_its_seed_and_the_penalty_changes_it() -> None:
-    unit = next(u for u in collapse.units(collapse.CollapseConfig(collapse_steps=2)) if u.settings["mixer"] == "WLA")
+    unit = next(
+        u
+        for u in collapse_claims.units(collapse_claims.CollapseConfig(collapse_steps=2))
+        if u.settings["mixer"] == "WLA"
+    )
 
     def run(penalty: float) -> dict[str, float]:
         torch.manual_seed(0)

@@ -19,6 +19,7 @@ from assay.nn import SA
 from assay.studies.memory import _ess_course
 from assay.studies.memory import _ess_modulation as modulation
 from assay.studies.memory import _ess_recall as recall
+from assay.studies.memory import _ess_recall_claims as recall_claims
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.parametrize("task", ["recall", "copying", "compression"])
 def test_recall_that_follows_ess_holds_and_that_which_follows_tss_does_not(task: str) -> None:
-    claim = claim_of(recall.CLAIMS, f"trained-{task}")
+    claim = claim_of(recall_claims.CLAIMS, f"trained-{task}")
     by_ess = models(lambda row: row["ess"] / row["size"], task=task)
     by_tss = models(lambda row: row["state"] / row["size"], task=task)
     undivided = models(lambda row: row["ess"], task=task)
@@ -109,7 +110,7 @@ def test_only_models_of_the_task_after_training_count() -> None:
     rows = pd.concat([models(lambda row: row["ess"]), models(lambda row: row["ess"], task="copying")])
     early = rows.assign(last=False)
 
-    assert len(recall.of_task(pd.concat([rows, early]), "copying")) == len(rows) / 2
+    assert len(recall_claims.of_task(pd.concat([rows, early]), "copying")) == len(rows) / 2
 
 
 def course(*, scarce: tuple[float, ...], plenty: tuple[float, ...]) -> pd.DataFrame:
@@ -155,7 +156,7 @@ def test_ess_falls_and_then_rises() -> None:
 
 
 def test_a_layer_of_attention_that_recalls_anywhere_but_at_first() -> None:
-    claim = claim_of(recall.CLAIMS, "layer-order")
+    claim = claim_of(recall_claims.CLAIMS, "layer-order")
 
     def rows(first: float, later: float) -> pd.DataFrame:
         accuracy = {-1: 0.2, 0: first, 1: later, 2: later}
@@ -268,9 +269,12 @@ def test_modulation_that_attention_has_and_the_recurrence_loses() -> None:
 
 def test_every_scale_has_its_units() -> None:
     count = {}
-    for scale, settings in recall.SETTINGS.items():
-        config = recall.RecallConfig(**settings)
-        units = [*recall.units(config), *modulation.units(modulation.ModulationConfig(**modulation.SETTINGS[scale]))]
+    for scale, settings in recall_claims.SETTINGS.items():
+        config = recall_claims.RecallConfig(**settings)
+        units = [
+            *recall_claims.units(config),
+            *modulation.units(modulation.ModulationConfig(**modulation.SETTINGS[scale])),
+        ]
         count[scale] = pd.Series([unit.name for unit in units], dtype=str).value_counts().to_dict()
         for unit in units:
             if unit.name == "trained_memory":
@@ -291,7 +295,7 @@ def test_figures_are_of_what_was_run() -> None:
     hybrids = pd.DataFrame({"attention": [-1, 0], "accuracy": [0.2, 0.3], "experiment": "hybrid", "seed": 0})
     falls = {"model": "m", "separator": "period", "tolerance": 0.1, "fall": 0.3, "experiment": "document_ends"}
 
-    figures = recall.figures(pd.concat([trained, hybrids])) + modulation.figures(pd.DataFrame([falls]))
+    figures = recall_claims.figures(pd.concat([trained, hybrids])) + modulation.figures(pd.DataFrame([falls]))
     assert [len(figure["marks"][0]["data"]) for figure in figures] == [18, 2, 1]
     assert [one["attention"] for one in figures[1]["marks"][0]["data"]] == ["layer 0", "none"]
-    assert recall.figures(pd.DataFrame([falls])) == modulation.figures(trained) == []
+    assert recall_claims.figures(pd.DataFrame([falls])) == modulation.figures(trained) == []

@@ -87,7 +87,9 @@ class LengthConfig(BaseModel):
     length_pairs: int = Field(default=8, ge=4, description="to recall at every length")
     length_width: int = Field(default=32, ge=2, description="of these models, and their TSS")
     length_steps: int = Field(default=1000, ge=1, description="of training at every length")
-    length_betas: list[float] = Field(default=[0.25, 2], description="of GLA and WLA at every length")
+    length_betas: list[float] = Field(
+        default=[0.25, 2], min_length=2, max_length=2, description="of GLA and WLA at every length"
+    )
     length_vocab: int = Field(default=64, ge=10, description="tokens at every length")
     length_lr: float = Field(default=2e-2, gt=0, description="learning rate at every length")
 

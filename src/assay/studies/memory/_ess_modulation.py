@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -213,7 +213,9 @@ CLAIMS = (
 class ModulationConfig(BaseModel):
     """Fields of the study."""
 
-    stream_mixers: list[str] = Field(default=["GLA", "LA"], description="trained on streams of documents")
+    stream_mixers: list[Literal["GLA", "LA", "WLA", "SA"]] = Field(
+        default=["GLA", "LA"], description="trained on streams of documents"
+    )
     stream_pairs: int = Field(default=4, ge=1, description="keys in each document of a stream")
     stream_steps: int = Field(default=300, ge=1, description="of training on streams")
     stream_pattern: str = Field(default="base-conv-short,{mixer}", description="layers of the models of streams")

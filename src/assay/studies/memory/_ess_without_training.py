@@ -263,7 +263,9 @@ class UntrainedConfig(BaseModel):
     decays: list[Positive] = Field(default=[1, 0.995, 0.98, 0.95, 0.9, 0.8], description="of the same memory")
     pairs: list[Size] = Field(default=[4, 8, 16, 32, 64], description="keys written to it")
     trials: Size = Field(default=4, description="memories for each state, decay and number of pairs")
-    initial_states: list[Size] = Field(default=[4, 8, 16, 32, 64, 128], description="state sizes at initialisation")
+    initial_states: list[Size] = Field(
+        default=[4, 8, 16, 32, 64, 128], min_length=1, description="state sizes at initialisation"
+    )
     alphas: list[Positive] = Field(default=[1, 16, 128, 1024], description="of GLA-S6 at the largest of them")
     length: Annotated[int, Field(ge=64)] = Field(default=256, description="of the sequences at initialisation")
     channels: Size = Field(default=32, description="heads (of S6: channels) measured at initialisation")

@@ -9,15 +9,16 @@ import pandas as pd
 
 from assay.lab import Paper, Resources, Study, StudyConfig, Unit
 from assay.lab.resources import training_resources
-from assay.studies.memory import _ess_collapse as collapse
+from assay.studies.memory import _ess_collapse_claims as collapse
 from assay.studies.memory import _ess_course as course
 from assay.studies.memory import _ess_distilled as distilled
 from assay.studies.memory import _ess_grid as grid_claims
 from assay.studies.memory import _ess_layers as layers
 from assay.studies.memory import _ess_length as length
 from assay.studies.memory import _ess_modulation as modulation
-from assay.studies.memory import _ess_recall as recall
+from assay.studies.memory import _ess_recall_claims as recall
 from assay.studies.memory import _ess_without_training as untrained
+from assay.studies.memory._ess_recall import length_of
 
 # each has CLAIMS, a config, SETTINGS, units and figures
 PARTS = (untrained, recall, collapse, length, layers, distilled, modulation)
@@ -61,7 +62,7 @@ class EffectiveStateSize(Study):
             return Resources()
         task, vocabulary = given.get("task", "recall"), given.get("vocab_size", 0)
         if isinstance(task, str):
-            tokens = given["batch"] * recall.length_of(task, given["size"] if "size" in given else given["pairs"])
+            tokens = given["batch"] * length_of(task, given["size"] if "size" in given else given["pairs"])
             tokens *= given.get("room", 4) // 4
         else:
             pairs, room, vocabulary, batch = task

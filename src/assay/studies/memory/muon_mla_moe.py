@@ -38,8 +38,12 @@ class MuonMlaMoe(Study):
         momentum_rates: list[Positive] = Field(default=[0.1, 0.2, 0.5, 1.0, 2.0, 5.0], description="on the memory")
         targets: list[Positive] = Field(default=[1.0, 0.3, 0.1], description="losses on the memory; 1 decides")
         steps: int = Field(default=240, ge=0, description="of AdamW on text; 0 for no text")
-        adamw_text: list[Positive] = Field(default=[0.01], description="rates of AdamW on text; the first elsewhere")
-        muon_text: list[Positive] = Field(default=[0.06], description="of Muon on text; the first with experts")
+        adamw_text: list[Positive] = Field(
+            default=[0.01], min_length=1, description="rates of AdamW on text; the first elsewhere"
+        )
+        muon_text: list[Positive] = Field(
+            default=[0.06], min_length=1, description="of Muon on text; the first with experts"
+        )
         momentum_text: list[Positive] = Field(default=[1.0], description="of normalised momentum on text")
         rest_rate: Positive = Field(default=0.02, description="of AdamW for what Muon does not train, on text")
         width: Annotated[int, Field(ge=32, multiple_of=32)] = Field(default=64, description="of the language models")
