@@ -11,6 +11,8 @@ from assay.data.in_context import GaussianInputs, InContext, Prompts, stack_prom
 from assay.data.in_context_tasks import LinearTasks
 from assay.icl.linear_layers import H3Layer, LinearAttention, PreconditionedStep, fit_pgd, query_mse
 from assay.lab.training import train
+from assay.studies.attention_theory._h3_risks import settings
+from assay.studies.attention_theory._h3_training import Factors, trained_settings
 from assay.theory.linear_risks import icl_linear_risk, icl_weighted_risk
 
 D, N = 3, 6
@@ -106,6 +108,31 @@ def test_trained_layers_reach_the_best_risks_and_attention_not_that_of_h3() -> N
     assert risks[0] == pytest.approx(best.equal, rel=0.03)
     assert risks[1] == pytest.approx(best.weighted, rel=0.03)
     assert best.weighted < 0.88 * best.equal
+
+
+def test_factors_are_a_step_of_descent_from_frozen_weights() -> None:
+    torch.manual_seed(0)
+    layer, (xs, ys) = Factors(torch.eye(D), 2), prompts()[:2]
+    step = PreconditionedStep((layer.W + layer.U @ layer.V).detach(), torch.ones(N))
+
+    with torch.no_grad():
+        torch.testing.assert_close(layer(stack_prompt(xs, ys).float()), step.predict(xs.float(), ys.float()))
+    assert [name for name, _ in layer.named_parameters()] == ["U", "V"]
+
+
+@pytest.mark.parametrize("setting", ["retrieval", "alignment", "low rank", "LoRA"])
+def test_settings_are_trained_and_compared_with_their_own_formula(setting: str) -> None:
+    torch.manual_seed(0)
+    row = trained_settings(setting=setting, d=2, n=6, noise=0.5, steps=20, batch=64, lr=0.02, seed=100, device="cpu")
+
+    assert 0.95 * row["formula"] < row["risk"] < 4
+
+
+def test_two_inputs_have_a_rank_to_restrict() -> None:
+    of = {one.name: one for one in settings(2, 6, 0.5)}
+
+    assert of["low rank"].wrong < of["low rank"].formula < 1.375 + 0.25  # that of full rank; that of rank 0
+    assert of["LoRA"].formula < of["LoRA"].wrong  # without adaptation
 
 
 def test_a_mistake_is_named() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import eq
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from assay._errors import InputError
 from assay.data.algorithmic import AlgorithmicTask
-from assay.rasp.core import full, indices, kqv, sel_width, select
+from assay.rasp.core import aggr, full, indices, kqv, sel_width, select
 from assay.rasp.guard import check_rasp_l
 from assay.rasp.library import cumsum, firsts, index_select, lasts, shift_right, where
 from assay.rasp.programs import program_for
@@ -40,7 +41,16 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "sorted by torch": (lambda x: x.sort(-1).values, "sort is no elementwise operation"),
     "summed by torch": (lambda x: x.cumsum(-1), "cumsum is no elementwise operation"),
     "sliced": (lambda x: x[..., ::2], "getitem is no elementwise operation"),
-    "the length": (lambda x: full(x, x.shape[-1]), "no elementwise operation"),
+    "the length": (lambda x: full(x, x.shape[-1]), "shape is no elementwise operation"),
+    "the length, another way": (lambda x: full(x, len(x)), "len is no elementwise operation"),
+    "an attribute set": (lambda x: setattr(x, "requires_grad", False) or x, "requires_grad is no elementwise"),
+    "a loop": (lambda x: next(row for row in x), "iteration is no elementwise operation"),
+    "without the guard": (lambda x: full(x, x.as_subclass(Tensor).shape[-1]), "as_subclass is no elementwise"),
+    "positions by a predicate": (lambda x: kqv(x, x, x, lambda *_: torch.eye(9).bool()), "pred returned Tensor"),
+    "an array by a predicate": (lambda x: kqv(x, x, x, lambda *_: np.eye(9, dtype=bool)), "pred returned ndarray"),
+    "keys of its own": (lambda x: kqv(torch.arange(9), x, x, lambda k, _: k > 3), "select takes a tensor"),
+    "queries of its own": (lambda x: kqv(x, torch.arange(9), x, lambda *_: True), "select takes a tensor from"),
+    "a selection of its own": (lambda x: aggr(torch.eye(9).bool(), x), "aggr takes a tensor from outside"),
     "decides in Python": (lambda x: x if x.max() > 2 else -x, "max is no elementwise operation"),
     "positions of its own": (lambda x: x + torch.arange(9), "from outside the program"),
     "five times the step": (lambda x: index_select(x, torch.add(indices(x), 1, alpha=5)), "add is no elementwise"),
@@ -55,6 +65,7 @@ ALLOWED: dict[str, Callable[[Tensor], Tensor]] = {
     "tokens computed": lambda x: (3 * x - 1) % 4 // 2 + (x > 2),
     "one index for each": lambda x: index_select(x, shift_right(indices(x))),
     "negative": lambda x: abs(-x) & 3,
+    "attends to all": lambda x: kqv(x, x, x, lambda *_: True, reduction="max"),
 }
 
 

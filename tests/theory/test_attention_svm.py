@@ -121,6 +121,14 @@ def test_where_there_is_none_the_constraints_are_named(norm: Norm) -> None:
     assert int(error.value.certificate.argmax()) == where[0] * 5 + where[1]
 
 
+def test_several_tokens_that_cannot_be_parted_are_named() -> None:
+    X, Z, selected = problem(3, 4, 5, 2)
+    X[1, (selected[1] + 1) % 4] = X[1, selected[1]]  # one of two equal tokens is dropped
+
+    with pytest.raises(InfeasibleError, match="attention: nothing separates"):
+        multi_token_svm(X, Z, torch.nn.functional.one_hot(selected, 4).double())
+
+
 def test_a_token_inside_the_others_cannot_be_selected() -> None:
     X, Z, _ = problem(1, 4, 3, 3)
     X[0, 0] = X[0, 1:].mean(0)
@@ -202,6 +210,10 @@ def test_mistakes() -> None:
         attention_svm(X, Z, selected, "l1")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"selected is \[0, 4, 0\]; expected 3 indices from 0 to 3"):
         attention_svm(X, Z, torch.tensor([0, 4, 0]))
+    with pytest.raises(InputError, match=r"selected is of torch.float32; expected a tensor of torch.int64"):
+        attention_svm(X, Z, selected.float())
+    with pytest.raises(InputError, match=r"selected is of list; expected a tensor of torch.int64"):
+        attention_svm(X, Z, selected.tolist())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"tokens have shape \(4, 5\)"):
         attention_svm(X[0], Z, selected)
     with pytest.raises(InputError, match="all of them finite"):

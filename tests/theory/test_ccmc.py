@@ -13,6 +13,7 @@ from torch import Tensor
 
 from assay._errors import InputError
 from assay.theory.ccmc import attention_to_markov, ccmc_transition, fit_ccmc, log_loss, markov_to_attention
+from assay.theory.ccmc_trajectory import ccmc_generate
 from assay.theory.coverage import coverage
 from assay.theory.last_token_attention import attention_law, tied_head
 from assay.theory.prompts import CountedPrompts, count_prompts, token_counts
@@ -189,6 +190,20 @@ def test_counts_of_ragged_prompts() -> None:
 def test_data_that_cannot_be_used(prompts: list[list[int]], labels: list[int], says: str) -> None:
     with pytest.raises(InputError, match=says):
         count_prompts(prompts, labels, 3)
+
+
+def test_ids_and_counts_that_cannot_be_used() -> None:
+    p, counts = torch.full((2, 2), 0.5, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
+    for query in (-1, 2):
+        with pytest.raises(InputError, match=f"queries contains token {query}; expected ids from 0 to 1"):
+            ccmc_transition(p, counts, torch.tensor([query]))
+        with pytest.raises(InputError, match=f"queries contains token {query}"):
+            coverage(counts, torch.tensor([query]))
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(InputError, match="counts has entries that are negative or not finite"):
+            ccmc_transition(p, torch.tensor([[2.0, bad]], dtype=torch.float64), torch.tensor([0]))
+    with pytest.raises(InputError, match=r"prompts has shape \(1, 0\)"):
+        ccmc_generate(p, torch.zeros(1, 0, dtype=torch.int64), 3, torch.Generator())
 
 
 def test_chains_that_cannot_be_used() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from assay._errors import InputError
-from assay.rasp.guard import Guarded, Index, index, plain, tokens
+from assay.rasp.guard import Guarded, Index, check_inside, index, plain, tokens
 
 Predicate = Callable[[Tensor, Tensor], "Tensor | bool"]
 """Of keys and queries; elementwise on tensors that broadcast."""
@@ -43,9 +43,16 @@ def seq_map(x: Tensor, y: Tensor, f: Callable[[Tensor, Tensor], Tensor]) -> Tens
 
 
 def select(k: Tensor, q: Tensor, pred: Predicate) -> Tensor:
-    """Which earlier positions each position attends to: A[i, j] = pred(k_j, q_i) for j <= i, (..., s, s), bool."""
+    """Which earlier positions each position attends to: A[i, j] = pred(k_j, q_i) for j <= i, (..., s, s), bool.
+
+    Under guard, raises `InputError` where keys, queries or what `pred` returns come from outside the program.
+    """
     keys, queries = plain(k).unsqueeze(-2), plain(q).unsqueeze(-1)
-    chosen = torch.as_tensor(plain(pred(_like(k, keys), _like(q, queries))), device=keys.device).bool()
+    check_inside("select", k, q)
+    result = pred(_like(k, keys), _like(q, queries))
+    if isinstance(k, Guarded) and not isinstance(result, Guarded | bool):
+        raise InputError(f"pred returned {type(result).__name__}; expected a comparison of keys and queries, or a bool")
+    chosen = torch.as_tensor(plain(result), device=keys.device).bool()
     s = keys.shape[-1]
     causal = torch.ones(s, s, dtype=torch.bool, device=keys.device).tril()
     return _tokens_like(k, (chosen & causal).expand(torch.broadcast_shapes(keys.shape, queries.shape)))
@@ -62,10 +69,11 @@ def aggr(A: Tensor, v: Tensor, default: int = 0, reduction: Literal["mean", "max
 
     A mean is cut to a whole number, towards 0: that of 1 and 2 is 1. Truth values count as 0 and 1. O(s^2) time and
     memory for each row of the batch. Raises `InputError` for another reduction, and under guard for the mean of
-    different indices.
+    different indices and for tensors from outside the program.
     """
     if reduction not in ("mean", "max", "min"):
         raise InputError(f"reduction is {reduction!r}; expected 'mean', 'max' or 'min'")
+    check_inside("aggr", A, v)
     chosen, values = plain(A), plain(v).long().unsqueeze(-2)
     if reduction == "mean":
         count, total = chosen.sum(-1), torch.where(chosen, values, 0).sum(-1)

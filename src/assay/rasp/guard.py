@@ -1,4 +1,4 @@
-"""What RASP-L forbids, refused while a program runs: a program is given sequences that cannot do anything else."""
+"""What RASP-L forbids, refused while a program runs: a check against mistakes, which who wants to gets around."""
 
 from __future__ import annotations
 
@@ -32,20 +32,27 @@ class Guarded(Tensor):
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func.__name__
+        if name in {"__get__", "__set__"}:  # of an attribute, such as shape
+            name = getattr(getattr(func, "__self__", func), "__name__", name)
         name = name[2:-2] if name.startswith("__") else name  # __add__, but not add_, which works in place
         if name in {"repr", "format"}:
             return func(*map(plain, args), **(kwargs or {}))
         values = args[1:] if name == "where" else args
-        if any(isinstance(one, Tensor) and not isinstance(one, Guarded) for one in args):
-            raise InputError(f"{name} takes a tensor from outside the program; expected full(x, constant)")
+        check_inside(name, *args)
         of_index = any(isinstance(one, Index) for one in values)
         if of_index:
             _check_index(name, values)
         if kwargs or name not in _COMPARISONS | _ELEMENTWISE | {"where"}:
-            raise InputError(f"{name} is no elementwise operation of two; RASP-L mixes positions by kqv alone")
+            raise _refusal(name)
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*map(plain, args))
         return index(result) if of_index and name not in _COMPARISONS else tokens(result)
+
+    def __iter__(self) -> Any:
+        raise _refusal("iteration")
+
+    def as_subclass(self, _: Any) -> Any:  # torch hands this one to no __torch_function__
+        raise _refusal("as_subclass")
 
 
 class Tokens(Guarded):
@@ -54,6 +61,17 @@ class Tokens(Guarded):
 
 class Index(Guarded):
     """Positions and counts, which grow with the length: compared with one another or a constant, or moved by one."""
+
+
+def _refusal(name: str) -> InputError:
+    return InputError(f"{name} is no elementwise operation of two; RASP-L mixes positions by kqv alone")
+
+
+def check_inside(name: str, *values: Any) -> None:
+    """Raises `InputError` where a tensor without a guard stands beside one with it."""
+    tensors = [isinstance(one, Guarded) for one in values if isinstance(one, Tensor)]
+    if any(tensors) and not all(tensors):
+        raise InputError(f"{name} takes a tensor from outside the program; expected full(x, constant)")
 
 
 def _check_index(name: str, values: tuple[Any, ...]) -> None:
@@ -68,7 +86,7 @@ def _check_index(name: str, values: tuple[Any, ...]) -> None:
 def plain(x: Any) -> Any:
     """The same without a guard."""
     with torch._C.DisableTorchFunctionSubclass():
-        return x.as_subclass(Tensor) if isinstance(x, Guarded) else x
+        return Tensor.as_subclass(x, Tensor) if isinstance(x, Guarded) else x
 
 
 def tokens(x: Tensor) -> Tensor:
@@ -93,9 +111,9 @@ def check_rasp_l(fn: Program) -> Program:
 
     The restrictions: tokens and intermediate values are whole numbers of int8; indices are compared, or moved by one;
     positions are mixed by `select` and `aggr` alone, which are causal; anything else is elementwise. Counts
-    (`sel_width`) grow with the length, so they are indices here. Not even the length of a sequence can be asked for.
-    The check is dynamic: it sees the steps that are taken on the tokens it is called with. Needs O(s^2) at each kqv as
-    the program itself does.
+    (`sel_width`) grow with the length, so they are indices here. The length of a sequence is refused, too. The check is
+    dynamic: it sees the steps that are taken on the tokens it is called with. It is there against mistakes, not against
+    intent: `torch.as_tensor`, for one, takes the guard off. Needs O(s^2) at each kqv as the program itself does.
 
     Source: Zhou et al. 2023 (arXiv 2310.16028), section 4, from memory and public summaries; that counts are indices is
     our reading.

@@ -15,7 +15,7 @@ from assay._errors import InputError
 from assay.theory.choice_model import choice_log_probabilities, choice_mle
 from assay.theory.coverage import Coverage, check_finite, coverage
 from assay.theory.last_token_attention import tied_head
-from assay.theory.prompts import CountedPrompts
+from assay.theory.prompts import CountedPrompts, check_tokens
 
 
 def check_stochastic(p: Tensor) -> Tensor:
@@ -34,13 +34,18 @@ def check_stochastic(p: Tensor) -> Tensor:
 def ccmc_transition(p: Tensor, counts: Tensor, queries: Tensor) -> Tensor:
     """The law of the next token, (n, K): `counts_j P_kj / sum`, for query k.
 
-    p: (K, K), row k for query k; counts: (n, K), frequencies do as well; with position encodings u_l, the sums of
+    p: (K, K), row k for query k; counts: (n, K), or frequencies; with position encodings u_l, the sums of
     `exp(u_l^T W e_k)` over the positions of each token: see `token_counts`. queries: (n,), int64. Raises `InputError`
-    where p is not stochastic, and where a prompt has nothing that p allows.
+    where p is not stochastic, queries are outside 0..K-1, counts are negative or not finite, or a prompt has nothing
+    that p allows.
     """
-    rows = check_stochastic(p)[queries]
+    p = check_stochastic(p)
+    check_tokens("queries", queries, len(p))
+    rows = p[queries]
     if rows.shape != counts.shape:
         raise InputError(f"counts has shape {tuple(counts.shape)}; expected {tuple(rows.shape)}, as p and queries say")
+    if not bool((torch.isfinite(counts) & (counts >= 0)).all()):
+        raise InputError("counts has entries that are negative or not finite; expected how often each token occurs")
     weights = rows * counts
     if not bool((weights.sum(-1) > 0).all()):
         raise InputError("counts has a row with no token to which p goes from its query; expected at least one")

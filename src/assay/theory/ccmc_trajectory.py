@@ -24,6 +24,8 @@ def ccmc_generate(p: Tensor, prompts: Tensor, steps: int, generator: torch.Gener
     """
     p = check_stochastic(p)
     size = p.shape[-1]
+    if prompts.ndim != 2 or 0 in prompts.shape:
+        raise InputError(f"prompts has shape {tuple(prompts.shape)}; expected (n, L) with n and L at least 1")
     p = p.expand(len(prompts), size, size)
     counts = token_counts(prompts, size)
     runs = torch.arange(len(prompts), device=prompts.device)

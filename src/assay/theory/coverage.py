@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from assay._errors import InputError
-from assay.theory.prompts import CountedPrompts
+from assay.theory.prompts import CountedPrompts, check_tokens
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,13 @@ def coverage(counts: Tensor, queries: Tensor) -> Coverage:
 
     For each query an undirected graph on the tokens has an edge where some prompt contains both. The maximum of the
     likelihood is consistent for every P if and only if each is connected: Ildiz et al. 2024 (arXiv 2402.13512); the
-    definition of the graph is from memory. Raises `InputError` for no prompts. O(n K^2 + K^3).
+    definition of the graph is from memory. Raises `InputError` for no prompts, and queries outside 0..K-1. Takes
+    O(n K^2 + K^3).
     """
     if counts.ndim != 2 or 0 in counts.shape or queries.shape != counts.shape[:1]:
         shapes = f"{tuple(counts.shape)} and queries {tuple(queries.shape)}"
         raise InputError(f"counts has shape {shapes}; expected (n, K) and (n,), n at least 1")
+    check_tokens("queries", queries, counts.shape[1])
     has = (counts > 0).double()
     size = counts.shape[1]
     graphs = torch.stack([has[queries == k].mT @ has[queries == k] for k in range(size)])

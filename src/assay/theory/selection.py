@@ -15,10 +15,13 @@ from assay.optim.max_margin import InfeasibleError
 def advantages(tokens: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
     """The selected token of each input less the others, and where the others are: (n, T, d), boolean (n, T).
 
-    tokens: (n, T, d), floating point; selected: (n,), indices of tokens. Raises `InputError`.
+    tokens: (n, T, d), floating point; selected: (n,), int64, indices of tokens. Raises `InputError`.
     """
     if tokens.ndim != 3 or not bool(torch.isfinite(tokens).all()):
         raise InputError(f"tokens have shape {tuple(tokens.shape)}; expected (n, T, d), all of them finite")
+    kind = getattr(selected, "dtype", type(selected).__name__)
+    if kind != torch.int64:
+        raise InputError(f"selected is of {kind}; expected a tensor of torch.int64, an index for each input")
     n, T = tokens.shape[:2]
     if selected.shape != (n,) or not bool(((selected >= 0) & (selected < T)).all()):
         raise InputError(f"selected is {selected.tolist()}; expected {n} indices from 0 to {T - 1}, one for each input")
@@ -52,9 +55,9 @@ def is_locally_optimal(margins: Tensor, scores: Tensor, selected: Tensor, tolera
 
 
 @contextmanager
-def constraints_named(others: Tensor) -> Iterator[None]:
+def constraints_named(others: Tensor, argument: str = "selected") -> Iterator[None]:
     """An `InfeasibleError` on the constraints at `others` (n, T) says which they are, as (input, token), and has its
-    certificate there, (n, T)."""
+    certificate there, (n, T). `argument`: the name of what selects the tokens."""
     try:
         yield
     except InfeasibleError as error:
@@ -63,5 +66,5 @@ def constraints_named(others: Tensor) -> Iterator[None]:
         most = certificate.flatten().topk(min(5, certificate.numel()))
         worst = most.indices[most.values > 1e-6 * most.values.max()]
         where = [(int(i) // others.shape[1], int(i) % others.shape[1]) for i in worst]
-        message = f"selected: nothing separates these tokens; among others (input, token) {where} contradict each other"
-        raise InfeasibleError(message, certificate) from None
+        reason = f"nothing separates these tokens; among others (input, token) {where} contradict each other"
+        raise InfeasibleError(f"{argument}: {reason}", certificate) from None

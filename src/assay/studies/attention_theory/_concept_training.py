@@ -32,6 +32,7 @@ def training(
     prompts = MultiConceptPrompts(num_concepts=num_concepts, num_irrelevant=num_irrelevant, d=d, kappa=kappa,
                                   noise=noise, num_demonstrations=demonstrations, dictionary_seed=seed)  # fmt: skip
     model = ConceptAttentionClassifier(d, width, generator=generator)
+    sign_at_first, rest_at_first = _growth(model, prompts)
     fresh = prompts.sample(test, generator=generator)
 
     def draw(generator: torch.Generator) -> ConceptPrompts:
@@ -54,15 +55,21 @@ def training(
         "mixed": replace(prompts, mixed=0.7),
         "other_dictionary": replace(prompts, dictionary_seed=seed + 10_000),
     }
-    projections = concept_projections(model.attention.detach(), prompts.dictionary)
+    sign, rest = _growth(model, prompts)
     end: Row = {name: concept_error(model, kind.sample(test, generator=generator)) for name, kind in others.items()}
     end |= {
         "error": course[-1]["error"],
-        "sign": projections.sign.min(),
-        "rest": max(projections.topic.abs().max(), projections.irrelevant.abs().max()),
-        "sign_at_first": 0.1 / kappa**2,  # of 0.1 I
-        "rest_at_first": 0.1,
+        "sign": sign,
+        "rest": rest,
+        "sign_at_first": sign_at_first,
+        "rest_at_first": rest_at_first,
     }
     return [{"at": "course", "step": row["step"], "error": row["error"]} | about for row in course] + [
         {"at": "end"} | end | about
     ]
+
+
+def _growth(model: ConceptAttentionClassifier, prompts: MultiConceptPrompts) -> tuple[float, float]:
+    """The least projection of attention on a sign feature, and the largest on any other."""
+    found = concept_projections(model.attention.detach(), prompts.dictionary)
+    return found.sign.min().item(), torch.cat([found.topic, found.irrelevant]).abs().max().item()

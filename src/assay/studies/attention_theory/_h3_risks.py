@@ -25,6 +25,11 @@ from assay.theory.linear_risks import (
 ALPHA, RHO = 0.5, 0.85
 
 
+def low(d: int) -> int:
+    """The rank that weights and updates are restricted to."""
+    return max(1, d // 3)
+
+
 class Setting(NamedTuple):
     """A law of prompts; the best W and w and their risk, by formula; and the risk of who overlooks what it is about."""
 
@@ -46,14 +51,14 @@ def drift_risks(d: int, n: int, rho: float, noise: float) -> DriftRisks:
 
 def settings(d: int, n: int, noise: float) -> list[Setting]:
     eye, even = torch.eye(d, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
-    lam = 2.0 ** -torch.arange(d, dtype=torch.float64)
+    lam = 2.0 ** (-6 / d * torch.arange(d, dtype=torch.float64))  # as wide for any d
     Sx, inputs, tasks = lam.flip(0).sqrt(), GaussianInputs(), LinearTasks(d, scale=lam.sqrt())
     isotropic, anisotropic = icl_linear_risk(eye, eye, n, noise).risk, icl_linear_risk(eye, lam.diag(), n, noise)
     independent = icl_linear_risk(Sx.diag(), lam.diag(), n, noise)
     perturbed = icl_pgd_risk(1.5 * independent.weights, Sx.diag(), lam.diag(), n, noise).item()
     rag, aligned = icl_rag_risk(d, n, ALPHA, noise), icl_alignment_risk(d, n, ALPHA, noise)
-    drift, rank = drift_risks(d, n, RHO, noise), d // 3
-    low = icl_lowrank_risk(lam, n, noise, rank)
+    drift, rank = drift_risks(d, n, RHO, noise), low(d)
+    restricted = icl_lowrank_risk(lam, n, noise, rank)
     before, after = (icl_linear_risk(eye, one.diag(), n, noise).weights.diagonal() for one in (lam.flip(0), lam))
     costs = (after - before).square() * ((n + 1) * lam + lam.sum() + noise**2)
     adapted = torch.where(costs >= costs.sort(descending=True).values[rank - 1], after, before)
@@ -66,7 +71,8 @@ def settings(d: int, n: int, noise: float) -> list[Setting]:
         Setting("alignment", LinearTasks(d, gain=gain), AlignedInputs(ALPHA), aligned.weights * eye, even, aligned.risk,
                 isotropic),
         Setting("drift", LinearTasks(d, rho=RHO), inputs, eye, drift.weights, drift.weighted, drift.equal),
-        Setting("low rank", tasks, inputs, anisotropic.weights * (torch.arange(d) < rank), even, low, anisotropic.risk),
+        Setting("low rank", tasks, inputs, anisotropic.weights * (torch.arange(d) < rank), even, restricted,
+                anisotropic.risk),
         Setting("LoRA", tasks, inputs, adapted.diag(), even, lora, frozen),
     ]  # fmt: skip
 

@@ -21,7 +21,7 @@ def inputs_of(name: str, d: int) -> Inputs:
 def matching(*, inputs: str, d: int, points: int, prompts: int, seed: int) -> list[Row]:
     """For each step of Newton's iteration, and for the same numbers of gradient descent: the step of gradient descent
     whose errors are most alike, how alike they are, and how alike to those on the next prompt; and the squared error
-    at the last position over d, the mean over prompts. `gd_mse` is that of gradient descent after so many steps."""
+    at the last position over d, the mean over prompts; `gd_2000` is that of gradient descent after 2000 steps."""
     sampler = InContext(LinearTasks(d), inputs_of(inputs, d), dtype=torch.float64)
     p = sampler.sample(prompts, points, generator=torch.Generator().manual_seed(seed))
     rate = safe_rate(p.xs)

@@ -108,14 +108,15 @@ def predict(given: Problems) -> list[dict[str, tuple[CountedPrompts, AttentionAu
 
 
 def compare(w: Tensor, data: CountedPrompts, automaton: AttentionAutomaton, e: Tensor) -> dict[str, float]:
-    """W against `R W_svm + W_fin`, and its loss against the infimum."""
+    """W against `R W_svm + W_fin`, and its loss against the infimum. `direction` is NaN where W_svm is 0 (no token has
+    priority over another), `finite_error` where the norm of W_fin is below `FINITE`: means over problems leave these
+    out."""
     within = tied_pairs(automaton.graphs, e).project(w)
     size = automaton.w_fin.norm()
     cyclic = cyclic_prompts(data, automaton.graphs)
     least = loss(automaton.theta, cyclic)
     logits = (e @ w @ e.mT).mT
     return {
-        "strict": float(automaton.w_svm.norm() > 0),
         "direction": float(alignment(w - within, automaton.w_svm)),
         "finite_norm": float(size),
         "finite_error": float((within - automaton.w_fin).norm() / size) if size >= FINITE else float("nan"),

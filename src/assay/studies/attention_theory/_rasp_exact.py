@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from operator import eq
 
 import torch
@@ -58,23 +57,31 @@ OUTSIDE: dict[str, Program] = {
 
 
 def restrictions(*, length: int, seed: int) -> list[Row]:
-    """Whether the guard refuses programs outside RASP-L, and the published ones."""
+    """Whether the guard refuses programs outside RASP-L, and the published ones; `raises`: without the guard, any
+    error."""
     generator = torch.Generator().manual_seed(seed)
     rows: list[Row] = []
     for name, program in OUTSIDE.items():
         tokens = torch.randint(EOS, ZERO + 10, (4, length), generator=generator)
-        rows.append({"program": name, "published": False, "refused": _refused(program, tokens)})
+        rows.append({"program": name, "published": False, **_outcome(program, tokens)})
     for name, task in TASKS.items():
         published = program_for(task)
         assert published is not None
         tokens = task.sample(4, max_length=length, generator=generator).inputs
-        rows.append({"program": name, "published": True, "refused": _refused(published, tokens)})
+        rows.append({"program": name, "published": True, **_outcome(published, tokens)})
     return rows
 
 
-def _refused(program: Callable[[Tensor], Tensor], tokens: Tensor) -> bool:
+def _outcome(program: Program, tokens: Tensor) -> Row:
+    return {
+        "refused": _raises(check_rasp_l(program), tokens, InputError),
+        "raises": _raises(program, tokens, Exception),  # a program that is merely broken would look refused
+    }
+
+
+def _raises(program: Program, tokens: Tensor, kind: type[Exception]) -> bool:
     try:
-        check_rasp_l(program)(tokens)
-    except InputError:
+        program(tokens)
+    except kind:
         return True
     return False

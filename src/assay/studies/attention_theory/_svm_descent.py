@@ -146,20 +146,35 @@ def several_tokens(*, n: int, T: int, d: int, runs: int, steps: int, device: str
     return row | dict(zip(("together", "direction", "single"), medians, strict=True))
 
 
+def rank(W: Tensor) -> int:
+    sigma = torch.linalg.svdvals(W)
+    return int((sigma > RANK * sigma[0]).sum())
+
+
+def directions_needed(W: Tensor, X: Tensor, Z: Tensor, selected: Tensor) -> int:
+    """The smallest rank at which W, cut to its leading singular directions, still selects these tokens."""
+    U, sigma, V = torch.linalg.svd(W)
+    logits = ((X @ U) * sigma * (Z @ V.mT)[:, None]).cumsum(-1)  # (n, T, d), by the first 1, 2, ... of them
+    return int((logits.argmax(1) == selected[:, None]).all(0).int().argmax()) + 1
+
+
 def ranks(*, n: int, lengths: tuple[int, ...], widths: tuple[int, ...], trials: int, device: str = "cpu") -> list[Row]:
-    """Ranks of both solutions for tokens selected at random, and how often there is a solution."""
+    """Ranks of both solutions for tokens selected at random; of another W that satisfies the constraints; of the
+    Frobenius solution cut to as few singular directions as select the tokens; and how often there is a solution."""
     rows: list[Row] = []
     for T, d in itertools.product(lengths, widths):
         X, Z, _, _ = (part.to(device) for part in draw(trials, n, T, d))
         selected = torch.randint(0, T, (trials, n)).to(device)
-        found: dict[str, list[float]] = {"fro": [], "nuc": []}
+        found: dict[str, list[int]] = {"fro": [], "nuc": [], "other": [], "needed": []}
         for problem in zip(X, Z, selected, strict=True):
             try:
-                for norm in ("fro", "nuc"):
-                    sigma = torch.linalg.svdvals(attention_svm(*problem, norm).W)
-                    found[norm].append(float((sigma > RANK * sigma[0]).sum()))
+                fro, nuc = attention_svm(*problem).W, attention_svm(*problem, "nuc").W
             except InfeasibleError:
                 continue
+            other = 3 * fro + torch.eye(d, dtype=fro.dtype, device=device)  # tokens of length 1: margins of I are >= -2
+            for name, W in (("fro", fro), ("nuc", nuc), ("other", other)):
+                found[name].append(rank(W))
+            found["needed"].append(directions_needed(fro, *problem))
         row: Row = {"n": n, "T": T, "d": d, "enough": d >= max(T - 1, n), "solved": len(found["fro"]) / trials}
-        rows.append(row | {norm: sum(of) / len(of) if of else float("nan") for norm, of in found.items()})
+        rows.append(row | {name: sum(of) / len(of) if of else float("nan") for name, of in found.items()})
     return rows

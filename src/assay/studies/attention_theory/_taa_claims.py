@@ -110,7 +110,8 @@ CLAIMS = (
     ),
     Claim(
         "transformer-matches",
-        "A transformer that is trained on prompts of one prior predicts as the best learner for that prior.",
+        "A transformer that is trained on prompts of one prior predicts more like the best learner for that prior than "
+        "like the best for another.",
         source="figure on linear regression; toy configuration of the code",
         experiment=transformer,
         checks=(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from assay.lab import Check, Claim, Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
 from assay.lab.resources import PROCESS
@@ -138,6 +138,13 @@ class MultiConcept(Study):
         test: Size = Field(default=4000, description="fresh prompts for each error")
         lengths: list[Size] = Field(default=[6, 8], description="other L, for any-length-and-batch")
         batches: list[Size] = Field(default=[8, 16], description="other batches, for any-length-and-batch")
+
+        @model_validator(mode="after")
+        def orthogonal(self) -> MultiConcept.Config:
+            least = 2 * self.concepts + self.irrelevant
+            if self.d < least:
+                raise ValueError(f"d is {self.d}; expected at least 2 concepts + irrelevant, {least}")
+            return self
 
     scales = {
         "smoke": Config(steps=200, test=2000, lengths=[], batches=[]),

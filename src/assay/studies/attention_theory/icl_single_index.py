@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from assay.lab import Check, Claim, Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
 from assay.lab.resources import PROCESS
@@ -18,7 +18,7 @@ SPAN, ROWS, RANDOM, KERNEL = "in the span", "rows of the step", "random", "kerne
 
 
 def step(rows: pd.DataFrame, tasks: str, column: str) -> float:
-    """What the first stage found, in the smallest dimension."""
+    """What the first stage found, in the smallest dimension of the inputs."""
     own = rows[(rows.part == "step") & (rows.tasks == tasks)].sort_values("d")
     return float(own[column].iloc[0])
 
@@ -111,16 +111,26 @@ class SingleIndex(Study):
         dims: list[Size] = Field(default=[16, 32], description="d, of the inputs")
         r: Size = Field(default=2, description="dimension of the subspace of the tasks")
         coefficients: tuple[float, ...] = Field(default=(0.0, 0.0, 1.0),
-                                                description="of the link, on He_i / sqrt(i!); 0 for i < 2")  # fmt: skip
+                                                description="of the link, on He_i / sqrt(i!); 0 for i = 1")  # fmt: skip
         noise: float = Field(default=0.1, ge=0, description="standard deviation, where values have 1")
         tasks_per_d: Size = Field(default=1250, description="prompts of the first stage, over d")
         examples: Size = Field(default=64, description="in a prompt of the first stage")
         neurons: Size = Field(default=64, description="of the first stage")
         fitted_tasks: Size = Field(default=6000, description="prompts of the second stage")
         fitted_examples: Size = Field(default=64, description="in a prompt of the second stage")
-        fitted_neurons: Size = Field(default=48, description="of the second stage")
+        fitted_neurons: Size = Field(default=48, description="of the second stage, at most those of the first")
         lengths: tuple[Size, ...] = Field(default=(32, 64, 128), description="examples in a test prompt")
         test: Size = Field(default=400, description="test prompts")
+
+        @model_validator(mode="after")
+        def runs(self) -> SingleIndex.Config:
+            if self.fitted_neurons > self.neurons:
+                raise ValueError(f"fitted_neurons is {self.fitted_neurons}; expected at most neurons, {self.neurons}")
+            _, line, *rest = *self.coefficients, 0.0, 0.0
+            if line or not any(rest):  # with exponent 1 one step of regression finds the direction
+                raise ValueError(f"coefficients are {self.coefficients}; expected 0 at degree 1, and not 0 at one "
+                                 "above: information exponent 2 or more")  # fmt: skip
+            return self
 
     scales = {
         "smoke": Config(dims=[16], tasks_per_d=300, fitted_tasks=3000, fitted_neurons=24, lengths=(32,),

@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import Field
 
 from assay.lab import Check, Claim, Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab.resources import PROCESS
 from assay.studies.attention_theory._svm_prompt import joint, losses, path, random_tokens, scenes, speed
 
 Size = Annotated[int, Field(ge=1)]
@@ -167,9 +168,9 @@ class MaxMarginTokenSelection(Study):
     def resources(self, unit: Unit) -> Resources:
         of = unit.settings
         if unit.experiment not in (random_tokens, path):
-            return Resources()
+            return Resources(memory=PROCESS)
         runs = of["sets"] * of["starts"] if unit.experiment is path else of["runs"]
-        return Resources(memory=8 * 16 * runs * (of["n"] * of["T"] * of["d"] + of["d"] ** 2))
+        return Resources(memory=PROCESS + 8 * 16 * runs * (of["n"] * of["T"] * of["d"] + of["d"] ** 2))
 
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         of = {str(name): own for name, own in rows.groupby("experiment")}

@@ -43,12 +43,18 @@ def heads_for(own: pd.DataFrame, level: float) -> float:
     return float(np.exp(np.interp(-np.log(level), fall, np.log(own.heads), left=np.nan, right=np.nan)))
 
 
-def exponent(rows: pd.DataFrame, model: str) -> float:
+def exponent(rows: pd.DataFrame) -> float:
     """Slope of the log of the heads that reach an error of 0.4 over log d; NaN unless all sizes reach it."""
-    own = rows[(rows.sweep == "heads") & (rows.model == model)]
+    own = rows[(rows.sweep == "heads") & (rows.model == ATTENTION)]
     dims = sorted(set(own.d))
     heads = np.array([heads_for(own[own.d == d], 0.4) for d in dims])
     return fit_line(np.log(dims), np.log(heads)).slope if np.isfinite(heads).all() else float("nan")
+
+
+def least_error(rows: pd.DataFrame, model: str) -> float:
+    """The least error with any number of heads, for the d where it is largest."""
+    own = rows[(rows.sweep == "heads") & (rows.model == model)]
+    return float(own.groupby("d").error.min().max())
 
 
 ForAll = partial(Check, every_seed=True)
@@ -61,14 +67,11 @@ CLAIMS = (
         experiment=errors,
         checks=(
             ForAll("error of attention", lambda rows: error(rows, KEYS, ATTENTION), "<=", 0.35),
-            ForAll("error of attention over that of the MLP", lambda rows: ratio(rows, KEYS, ATTENTION, MLP), "<=",
-                   0.5),
+            ForAll("error of attention over the MLP's", lambda rows: ratio(rows, KEYS, ATTENTION, MLP), "<=", 0.5),
         ),
         controls=(
-            ForAll("a function of the first key: error of attention", lambda rows: error(rows, FIRST, ATTENTION), "<=",
-                   0.35),
-            ForAll("a function of the first key: error over the MLP's",
-                   lambda rows: ratio(rows, FIRST, ATTENTION, MLP), "<=", 0.5),
+            ForAll("a function of the first key: error", lambda rows: error(rows, FIRST, ATTENTION), "<=", 0.35),
+            ForAll("the same: over the MLP's", lambda rows: ratio(rows, FIRST, ATTENTION, MLP), "<=", 0.5),
         ),
     ),
     Claim(
@@ -84,13 +87,15 @@ CLAIMS = (
     ),
     Claim(
         "few-heads",
-        "The heads that are needed grow as a power of the dimension, not exponentially.",
+        "The heads that are needed grow no faster than the square of d, between d = 4 and 16 (8 at the smoke scale).",
         source="section on the number of heads: poly(d) random heads suffice",
         experiment=errors,
         checks=(
-            Check("exponent of the heads for an error of 0.4 over d", lambda rows: exponent(rows, ATTENTION), "<=", 2),
+            Check("least error with any number of heads, largest over d", lambda rows: least_error(rows, ATTENTION),
+                  "<=", 0.4),
+            Check("exponent of the heads for an error of 0.4 over d", exponent, "<=", 2),
         ),
-        controls=(Check("MLP of as many parameters: the same", lambda rows: exponent(rows, MLP), "<=", 2),),
+        controls=(Check("MLP of as many parameters: least error", lambda rows: least_error(rows, MLP), "<=", 0.4),),
     ),
     Claim(
         "biased-heads",
@@ -98,12 +103,10 @@ CLAIMS = (
         source="section on biased heads; experiments, target f2",
         experiment=errors,
         checks=(
-            ForAll("error of biased over unbiased attention",
-                   lambda rows: ratio(rows, QUERY_KEY, BIASED, ATTENTION), "<=", 0.85),
+            ForAll("biased heads over plain", lambda rows: ratio(rows, QUERY_KEY, BIASED, ATTENTION), "<=", 0.85),
         ),
         controls=(
-            ForAll("a function of the keys alone: the same", lambda rows: ratio(rows, KEYS, BIASED, ATTENTION), "<=",
-                   0.85),
+            ForAll("a function of the keys alone", lambda rows: ratio(rows, KEYS, BIASED, ATTENTION), "<=", 0.85),
         ),
     ),
     Claim(
@@ -112,12 +115,10 @@ CLAIMS = (
         source="experiments, target f1",
         experiment=errors,
         checks=(
-            ForAll("error of biased over unbiased attention", lambda rows: ratio(rows, KEYS, BIASED, ATTENTION), ">",
-                   1),
+            ForAll("biased heads over plain", lambda rows: ratio(rows, KEYS, BIASED, ATTENTION), ">", 1),
         ),
         controls=(
-            ForAll("a function of query and keys: the same", lambda rows: ratio(rows, QUERY_KEY, BIASED, ATTENTION),
-                   ">", 1),
+            ForAll("a function of query and keys", lambda rows: ratio(rows, QUERY_KEY, BIASED, ATTENTION), ">", 1),
         ),
     ),
 )  # fmt: skip
@@ -164,9 +165,8 @@ class RandomFeatureAttentionStudy(Study):
             yield from grid(errors, sweep="targets", prompts=prompts, **about, **sizes)
             yield from grid(errors, sweep="curves", prompts=config.curve, **about, **sizes)
         about = {"target": KEYS, "power": config.power}
-        yield from grid(
-            errors, sweep="keys", prompts=config.prompts, **about, **sizes | {"num_keys": config.key_counts}
-        )
+        with_keys = sizes | {"num_keys": config.key_counts}
+        yield from grid(errors, sweep="keys", prompts=config.prompts, **about, **with_keys)
         for d in config.dims:
             yield from grid(errors, sweep="heads", prompts=8 * d**2, d=d, heads=config.head_counts, **about, **same)
 

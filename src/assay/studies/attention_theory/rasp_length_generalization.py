@@ -3,118 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from assay.lab import Check, Claim, Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
+from assay.lab import Paper, Resources, Study, StudyConfig, Unit, grid, mark, plot
 from assay.lab.resources import training_resources
+from assay.studies.attention_theory._rasp_claims import CLAIMS
 from assay.studies.attention_theory._rasp_exact import REPEATS, TASKS, programs, restrictions
 from assay.studies.attention_theory._rasp_training import trained
 
 Size = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
-ForAll = partial(Check, every_seed=True)
-HARD = "copy-repeats"
-
-
-def beyond(rows: pd.DataFrame, task: str, longest: int | None = None) -> float:
-    """Mean exact match at the lengths above those of training; for the largest `longest` where none is given."""
-    own = _of(rows, task, longest)
-    return float(own[own.length > own.longest].em.mean())
-
-
-def known(rows: pd.DataFrame, task: str, longest: int | None = None) -> float:
-    """Exact match on problems as in training."""
-    return float(_of(rows, task, longest).known.mean())
-
-
-def fewest(rows: pd.DataFrame) -> int:
-    return int(rows[rows.task == "count"].longest.min())
-
-
-def _of(rows: pd.DataFrame, task: str, longest: int | None) -> pd.DataFrame:
-    own = rows[rows.task == task]
-    return own[own.longest == (own.longest.max() if longest is None else longest)]
-
-
-def against(task: str, text: str, hard: str = HARD) -> Claim:
-    """The criterion of the spec: exact match beyond the lengths of training, of a task with a short program less that
-    of one without. The comparison is void unless both know their training lengths."""
-    return Claim(
-        task.partition(", ")[2] or task,
-        text,
-        source="section 5 and figure 1; sizes and criterion are ours",
-        experiment=trained,
-        checks=(
-            Check(f"beyond training: {task} less {hard}", lambda rows: beyond(rows, task) - beyond(rows, hard), ">=",
-                  0.4),
-        ),
-        controls=(
-            Check(f"the less known of {task} and {hard} at training lengths",
-                  lambda rows: float(np.minimum(known(rows, task), known(rows, hard))), "<", 0.95),
-            Check(f"at training lengths: {task} less {hard}", lambda rows: known(rows, task) - known(rows, hard), ">=",
-                  0.4),
-        ),
-    )  # fmt: skip
-
-
-CLAIMS = (
-    Claim(
-        "programs",
-        "One short program in RASP-L does each task at every length.",
-        source="section 4 and appendix (programs); the authors' code for counting and adding",
-        experiment=programs,
-        checks=(
-            ForAll("exact match of the program that does worst",
-                   lambda rows: rows[rows.task != REPEATS].em.min(), ">=", 0.99),
-            ForAll("copying repeats by the program for copying, longest prompts",
-                   lambda rows: rows[rows.task == REPEATS].sort_values("length").em.iloc[-1], "<=", 0.1),
-        ),
-        controls=(
-            ForAll("copying repeats: exact match at its worst", lambda rows: rows[rows.task == REPEATS].em.min(), ">=",
-                   0.99),
-        ),
-    ),
-    Claim(
-        "restrictions",
-        "RASP-L refuses arithmetic with indices, unbounded numbers and looking ahead; nothing that the programs do.",
-        source="section 4 (the restrictions of RASP-L), from memory",
-        experiment=restrictions,
-        checks=(
-            ForAll("share refused of programs outside", lambda rows: rows[~rows.published].refused.mean(), ">=", 1),
-            ForAll("share refused of the published", lambda rows: rows[rows.published].refused.mean(), "<=", 0),
-        ),
-        controls=(
-            ForAll("share refused of all", lambda rows: rows.refused.mean(), ">=", 1),
-        ),
-    ),
-    against("sort", "A transformer that learns to sort also sorts longer lists; one that learns to copy repeated "
-            "symbols, for which there is no short program, does not copy longer ones."),
-    against("mode", "The same for finding the most frequent symbol."),
-    against("count", "The same for counting, after training on many lengths."),
-    against("copy", "The same for copying distinct symbols."),
-    Claim(
-        "diverse-lengths",
-        "Counting is learned beyond the lengths of training if these are diverse, and not if they are few.",
-        source="section 5 (counting, by the largest length of training); sizes and criterion are ours",
-        experiment=trained,
-        checks=(
-            Check("beyond training: count up to the most, less up to the fewest",
-                  lambda rows: beyond(rows, "count") - beyond(rows, "count", fewest(rows)), ">=", 0.3),
-        ),
-        controls=(
-            Check("the less known of the two at training lengths",
-                  lambda rows: float(np.minimum(known(rows, "count"), known(rows, "count", fewest(rows)))), "<",
-                  0.95),
-            Check("at training lengths: the same difference",
-                  lambda rows: known(rows, "count") - known(rows, "count", fewest(rows)), ">=", 0.3),
-        ),
-    ),
-)  # fmt: skip
+Task = Literal[
+    "copy", "copy-repeats", "sort", "mode", "parity", "parity, hints", "parity, scratchpad",
+    "addition", "addition, reversed", "addition, hints", "addition, hints, reversed",
+]  # fmt: skip
 
 
 class RaspLengthGeneralization(Study):
@@ -130,7 +35,7 @@ class RaspLengthGeneralization(Study):
     class Config(StudyConfig):
         lengths: list[Size] = Field(default=[5, 20, 80], description="of the problems that programs are given")
         prompts: Size = Field(default=100, description="for each program and length")
-        tasks: list[str] = Field(default=[], description="that are trained, besides counting")
+        tasks: list[Task] = Field(default=[], description="that are trained, besides counting")
         longest: Size = Field(default=12, description="length in training")
         count_longest: list[Size] = Field(default=[], description="length in training, for counting")
         beyond: Size = Field(default=4, description="lengths above those of training that are tested")
@@ -148,7 +53,7 @@ class RaspLengthGeneralization(Study):
         "laptop": Config(tasks=["copy", "copy-repeats", "sort", "mode"], count_longest=[12, 30]),
         "paper": Config(
             tasks=["copy", "copy-repeats", "sort", "mode", "parity", "parity, scratchpad", "addition",
-                   "addition, hints", "addition, hints, reversed"],
+                   "addition, hints, reversed"],
             longest=40, count_longest=[40, 60], beyond=10, context=320, width=512, layers=6, heads=8, steps=50_000,
             batch=64, lr=1e-4,
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from pydantic import Field
@@ -12,9 +12,10 @@ from assay.lab import Paper, Resources, Study, StudyConfig, Unit, grid, mark, pl
 from assay.lab.resources import PROCESS, training_resources
 from assay.studies.attention_theory._taa_claims import CLAIMS
 from assay.studies.attention_theory._taa_learners import dynamics, multitask, references, stability, transfer
-from assay.studies.attention_theory._taa_transformer import PRIORS, transformer
+from assay.studies.attention_theory._taa_transformer import transformer
 
 Size = Annotated[int, Field(ge=1)]
+MOST = 1600  # tasks
 
 
 class TransformersAsAlgorithms(Study):
@@ -31,9 +32,13 @@ class TransformersAsAlgorithms(Study):
         d: Annotated[int, Field(ge=4)] = Field(default=20, description="of inputs, for learners without a transformer")
         prompts: Size = Field(default=300, description="for stability and reference learners")
         draws: Size = Field(default=100, description="of sets of tasks")
-        total: Size = Field(default=3200, description="prompts of all tasks together, a multiple of the most tasks")
+        total: Annotated[int, Field(ge=MOST, multiple_of=MOST)] = Field(
+            default=3200, description="prompts of all tasks together, as many of each"
+        )
         systems: Size = Field(default=40, description="linear systems that are forecast")
-        priors: list[str] = Field(default=PRIORS, description="that a transformer is trained on")
+        priors: list[Literal["equal", "power"]] = Field(
+            default=["equal", "power"], description="that a transformer is trained on"
+        )
         toy_d: Size = Field(default=5, description="of inputs of the transformer")
         points: Annotated[int, Field(ge=2)] = Field(default=11, description="in its prompts")
         noise: Annotated[float, Field(gt=0)] = Field(default=0.5, description="in its prompts, standard deviation")
@@ -50,12 +55,12 @@ class TransformersAsAlgorithms(Study):
         "paper": Config(prompts=1500, draws=1000, systems=1000, toy_d=20, points=41, noise=1.0, width=256, layers=12,
                         heads=8, steps=500_000, lr=1e-4),
     }  # fmt: skip
-    seconds = {"smoke": 15, "laptop": 450, "paper": 2_000_000}
+    seconds = {"smoke": 15, "laptop": 580, "paper": 2_000_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         yield from grid(stability, d=config.d, points=5 * config.d + 1, prompts=config.prompts)
         yield from grid(transfer, sizes=(5, 10, 20), times=(1, 4, 16), draws=config.draws, noise=1.0)
-        yield from grid(multitask, d=5, n=10, noise=0.5, total=config.total, tasks=(25, 100, 400, 1600),
+        yield from grid(multitask, d=5, n=10, noise=0.5, total=config.total, tasks=(25, 100, 400, MOST),
                         draws=config.draws)  # fmt: skip
         yield from grid(references, d=config.d, prompts=config.prompts)
         yield from grid(dynamics, d=8, observed=2, length=200, windows=(1, 2, 3, 4), systems=config.systems)

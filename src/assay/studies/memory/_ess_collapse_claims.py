@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -45,6 +46,12 @@ def gained(rows: pd.DataFrame, column: str, mixer: str, sign: int = 1) -> float:
     return value(rows, column, mixer, "fast", sign * size) - value(rows, column, mixer, "fast")
 
 
+def ahead_of_la(rows: pd.DataFrame, mixer: str, penalty: int) -> float:
+    """Accuracy of a mixer that decays fast, with the penalty or without, minus that of LA."""
+    own = value(rows, "accuracy", mixer, "fast", penalty * float(rows.penalty.max()))
+    return own - value(rows, "accuracy", "LA")
+
+
 def penalised(mixer: str) -> Claim:
     return Claim(
         f"penalty-{mixer.lower()}",
@@ -65,7 +72,7 @@ def penalised(mixer: str) -> Claim:
 CLAIMS = (
     Claim(
         "saturation",
-        "A state that is too small is full, and more of it helps.",
+        "Of a state that is small for what there is to recall a larger part is used, and more of it helps.",
         source="definition of state saturation; grid of accuracies of LA on MQAR",
         experiment=recall,
         checks=(
@@ -94,11 +101,25 @@ CLAIMS = (
                   ">=", 0.2),
         ),
     ),
+    Claim(
+        "penalty-above-la",
+        "With the penalty, GLA and WLA that decay fast recall more than LA, which without it is ahead.",
+        source="figure of accuracies, in the section on the regulariser",
+        experiment=recall,
+        checks=tuple(
+            Check(f"accuracy of {mixer} with it minus LA", partial(ahead_of_la, mixer=mixer, penalty=1), ">", 0)
+            for mixer in ("GLA", "WLA")
+        ),
+        controls=tuple(
+            Check(f"accuracy of {mixer} without minus LA", partial(ahead_of_la, mixer=mixer, penalty=0), ">", 0)
+            for mixer in ("GLA", "WLA")
+        ),
+    ),
     penalised("WLA"),
     penalised("GLA"),
     Claim(
         "initial-decay-decides",
-        "S6, and GLA-S6 with a small alpha, cannot recall with any state; with a large alpha GLA-S6 can.",
+        "GLA-S6 with a small alpha cannot recall with any state, nor S6; with a large alpha GLA-S6 can.",
         source="section on initialisation, Fig. 8",
         experiment=recall,
         checks=(

@@ -37,6 +37,12 @@ def learnt_at_first(rows: pd.DataFrame, mixer: str) -> float:
     return float(accuracy.iloc[1] - accuracy.iloc[0])
 
 
+def learnt_after(rows: pd.DataFrame, mixer: str) -> float:
+    """Accuracy at the last measurement less that at the first in training."""
+    accuracy = course(rows, mixer).accuracy
+    return float(accuracy.iloc[-1] - accuracy.iloc[1])
+
+
 def risen(rows: pd.DataFrame, mixer: str) -> float:
     """The last ESS over the lowest."""
     ess = course(rows, mixer).ess
@@ -67,6 +73,7 @@ CLAIMS = (
                   "<=", 0.8),
             Check("LA: accuracy gained by then", lambda rows: learnt_at_first(rows, "LA"), "<=", 0.2),
             Check("LA: last ESS over the lowest", lambda rows: risen(rows, "LA"), ">=", 1.2),
+            Check("LA: accuracy gained after that", lambda rows: learnt_after(rows, "LA"), ">=", 0.2),
         ),
         controls=(
             Check("WLA that learns nothing: last ESS over the lowest", lambda rows: risen(rows, "WLA"), ">=", 1.2),

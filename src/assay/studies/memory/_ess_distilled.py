@@ -55,7 +55,27 @@ def follows(rows: pd.DataFrame, known: str, lost: str, student: int) -> float:
     return spearman(own[known], own.teacher_accuracy - own.accuracy if lost == "accuracy" else own[lost])
 
 
+def distance(rows: pd.DataFrame, student: int) -> float:
+    """How far the ESS of students of a size is from their teacher's, mean over teachers, relative."""
+    own = rows[rows.student == student]
+    return float(((own.student_ess - own.ess).abs() / own.ess).mean())
+
+
 CLAIMS = (
+    Claim(
+        "student-nears-teacher",
+        "The larger the student's state, the nearer its ESS comes to the teacher's.",
+        source="section on distillation",
+        experiment=distilled,
+        checks=(
+            Check("relative distance of ESS, smallest student less largest",
+                  lambda rows: distance(rows, rows.student.min()) - distance(rows, rows.student.max()), ">", 0),
+            Check("largest student: relative distance", lambda rows: distance(rows, rows.student.max()), "<=", 0.2),
+        ),
+        controls=(
+            Check("smallest student: relative distance", lambda rows: distance(rows, rows.student.min()), "<=", 0.2),
+        ),
+    ),
     Claim(
         "trained-distillation",
         "The more ESS a trained layer has, the more is lost when it is distilled into a state that is too small.",

@@ -167,7 +167,7 @@ def falls_at_end(model: str) -> Claim:
     least = VISIBLE[model][1]
     return Claim(
         f"document-ends-{model.removeprefix('builtin:')}",
-        f"{model} lets go of its state at an end-of-text token.",
+        f"{model} lets go of some of its state at an end-of-text token.",
         source="section on state modulation in language models, here on a model of a million parameters",
         experiment=document_ends,
         checks=(Check("fall of ESS at end of text", lambda rows: fall_at(rows, model, "end of text"), ">=", least),),
@@ -226,17 +226,19 @@ class ModulationConfig(BaseModel):
     tolerances: list[float] = Field(default=[0.01, 0.1, 1.0], description="of the ESS of these models")
 
 
+BILLIONS = {
+    "tiiuae/falcon-mamba-7b": 7.3, "state-spaces/mamba-2.8b-hf": 2.8, "EleutherAI/pythia-2.8b": 2.8,
+    "microsoft/phi-2": 2.8, "microsoft/Phi-3-mini-4k-instruct": 3.8, "mistralai/Mistral-7B-v0.1": 7.2,
+    "mistralai/Mistral-7B-Instruct-v0.2": 7.2, "meta-llama/Meta-Llama-3-8B-Instruct": 8.0,
+}  # fmt: skip
+"""The named public models, and how many parameters they have."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "smoke": {"stream_mixers": [], "models": []},
     "laptop": {},
     "paper": {
         "stream_mixers": ["GLA", "LA", "SA"], "stream_pairs": 32, "stream_vocab": 8192,
         "stream_pattern": "{mixer}*2", "stream_steps": 140_000, "texts": 64,
-        "models": [
-            ATTENTION, MAMBA, "tiiuae/falcon-mamba-7b", "state-spaces/mamba-2.8b-hf", "EleutherAI/pythia-2.8b",
-            "microsoft/phi-2", "microsoft/Phi-3-mini-4k-instruct", "mistralai/Mistral-7B-v0.1",
-            "mistralai/Mistral-7B-Instruct-v0.2", "meta-llama/Meta-Llama-3-8B-Instruct",
-        ],
+        "models": [ATTENTION, MAMBA, *BILLIONS],
     },
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from assay.lab import Paper, Resources, Study, StudyConfig, Unit
-from assay.lab.resources import training_resources
+from assay.lab.resources import PROCESS, training_resources
 from assay.studies.memory import _ess_collapse_claims as collapse
 from assay.studies.memory import _ess_course as course
 from assay.studies.memory import _ess_distilled as distilled
@@ -58,12 +58,14 @@ class EffectiveStateSize(Study):
 
     def resources(self, unit: Unit) -> Resources:
         given = unit.settings
+        if unit.experiment is modulation.document_ends:
+            return Resources(memory=PROCESS + 4e9 * modulation.BILLIONS.get(given["model"], 0))
         if "steps" not in given:
             return Resources()
         task, vocabulary = given.get("task", "recall"), given.get("vocab_size", 0)
         if isinstance(task, str):
             tokens = given["batch"] * length_of(task, given["size"] if "size" in given else given["pairs"])
-            tokens *= given.get("room", 4) // 4
+            tokens *= 4 if unit.experiment is modulation.trained_modulation else given.get("room", 4) // 4
         else:
             pairs, room, vocabulary, batch = task
             tokens = batch * pairs * room
