@@ -65,6 +65,11 @@ def test_no_more_units_run_at_once_than_fit(monkeypatch: pytest.MonkeyPatch) -> 
     assert fitting(units(cpus=3), 8) == 2
     assert fitting(units(cpus=0.5), 8) == 8
     assert fitting(units(cpus=9, memory=4e9), 8) == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for gpus, most in ((1, 2), (0.5, 4), (0, 8)):
+        unit = Unit(print, {}, resources=Resources(gpus=gpus))
+        assert fitting([unit], 8, "cuda") == most
+        assert fitting([unit], 8, "cpu") == 8
     with pytest.raises(InputError, match=r"a unit of print takes 4\.1 GB of memory and 4\.0 GB are free here; `assay"):
         fitting(units(memory=4.1e9), 8)
 

@@ -127,7 +127,7 @@ def test_mistakes_are_one_line(toy: Path) -> None:
     )
     assert refused("run", toy, "--scale", "smoke", "--jobs", 0) == "--jobs 0: give 1 or more"
     assert refused("run", toy, "--scale", "smoke", "--device", "abacus").startswith("no device 'abacus'")
-    assert refused("list", "--family", "zzz") == "--family zzz: expected one of attention_theory, memory"
+    assert refused("list", "--family", "zzz") == "--family zzz: expected one of attention-theory, memory"
     assert calls(toy.parent) == []
     assert not (toy.parent / "cache").exists()
 

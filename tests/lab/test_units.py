@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from toy import calls, edit, load_toy, rows_of, run_toy
 
 from assay import InputError
 from assay.lab import Unit, grid, run_study, run_unit
+from assay.lab.fingerprint import _DESCRIBES, _Reach, _source
 from assay.lab.store import Store, unit_key
 
 ALL = 12  # two experiments, three sizes, two seeds
@@ -50,6 +52,15 @@ def test_a_change_of_code_runs_what_it_touches(toy: Path, file: str, old: str, n
     ran = calls(toy.parent)
     assert {line.split()[0] for line in ran} == again
     assert len(ran) == run.ran == ALL // 2 * len(again)
+
+
+def test_what_describes_and_judges_units_does_not_count() -> None:
+    reach = _Reach(_source("assay.studies.memory._ess_length"))  # type: ignore[arg-type]
+    reach.definitions("longer")
+
+    assert "assay.lab.training" in reach.modules
+    assert not _DESCRIBES & set(reach.modules)
+    assert all(importlib.util.find_spec(name) for name in _DESCRIBES)
 
 
 def test_a_file_that_is_edited_but_not_loaded_again_counts_as_it_was(toy: Path) -> None:

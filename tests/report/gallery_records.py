@@ -40,7 +40,7 @@ def claim(slug: str, verdict: str, checks: list[dict[str, Any]], controls: list[
         "holds": "all checks hold, and no control does",
         "fails": "rank correlation of state and accuracy",
         "inconclusive": "the interval covers the threshold: rank correlation of state and accuracy",
-        "void": "the control holds as well: rank correlation of state and accuracy",
+        "void": "the control holds: rank correlation of state and accuracy",
     }
     return {
         "claim": slug,

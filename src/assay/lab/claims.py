@@ -115,7 +115,7 @@ def _decide(checks: Sequence[CheckResult], controls: Sequence[CheckResult], fail
     if failed:
         return "inconclusive", f"{failed} units failed"
     if passed := [one.words for one in controls if one.verdict == "holds"]:
-        return "void", f"the control holds as well: {passed[0]}"
+        return "void", f"the control holds: {passed[0]}"
     if wrong := [one.words for one in checks if one.verdict == "fails"]:
         return "fails", wrong[0]
     if unsure := [one.words for one in checks if one.verdict == "inconclusive"]:

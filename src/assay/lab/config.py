@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import types
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from assay._errors import InputError
@@ -33,9 +34,11 @@ ConfigT = TypeVar("ConfigT", bound=StudyConfig)
 
 
 def with_settings(config: ConfigT, settings: Sequence[str]) -> ConfigT:
-    """`config` with some fields replaced, each given as `key=value`; the elements of a list are separated by commas.
+    """`config` with some fields replaced, each given as `key=value`; the elements of a list are separated by commas, or
+    it is JSON: lists in lists, and texts with commas.
 
-    Raises `InputError` that names the field, what was given, the expected type, and the allowed values.
+    Raises `InputError` that names the field, what was given, the expected type, and the allowed values; and where
+    fields do not go together, with what the config says of that.
 
     >>> with_settings(StudyConfig(), ["seeds=3"])
     StudyConfig(seeds=3)
@@ -47,13 +50,17 @@ def with_settings(config: ConfigT, settings: Sequence[str]) -> ConfigT:
         if name not in fields:
             raise InputError(f"{setting}: no such field; {_nearest(name, list(fields))}")
         field = fields[name]
+        alone: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation(), config=ConfigDict(allow_inf_nan=False))
         try:
-            checked = type(config).model_validate({name: _parse(words, field)} | _others(config, name))
+            given[name] = alone.validate_python(_parse(words, field))
         except ValidationError:
-            now = json.dumps(getattr(config, name), ensure_ascii=False).strip('[]"').replace(" ", "")
+            now = _written(getattr(config, name))
             raise InputError(f"{setting}: expected {describe(field)}, such as {name}={now}") from None
-        given[name] = getattr(checked, name)
-    return type(config).model_validate(config.model_dump() | given)
+    try:
+        return type(config).model_validate(config.model_dump() | given)
+    except ValidationError as error:
+        words = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+        raise InputError(f"{' '.join(settings)}: {words}") from None
 
 
 def describe(field: FieldInfo) -> str:
@@ -75,12 +82,19 @@ def _parse(words: str, field: FieldInfo) -> Any:
     """The text of a value as what pydantic then checks: it turns '3' into 3 where a number is expected."""
     if get_origin(field.annotation) not in (list, tuple):
         return None if words == "null" and type(None) in get_args(field.annotation) else words
+    if words.startswith(("[[", '["')):
+        with contextlib.suppress(ValueError):
+            return json.loads(words)
     inner = words.strip().removeprefix("[").removesuffix("]")
     return [part.strip().strip("\"'") for part in inner.split(",")] if inner else []
 
 
-def _others(config: StudyConfig, name: str) -> dict[str, Any]:
-    return {key: value for key, value in config.model_dump().items() if key != name}
+def _written(value: Any) -> str:
+    """As it can be typed behind `key=`."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, list | tuple) and (any("," in str(one) for one in value) or not value):
+        return text
+    return text.strip('[]"').replace('","', ",")
 
 
 def _type_in_words(kind: Any) -> str:

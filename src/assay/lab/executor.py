@@ -63,7 +63,7 @@ def run_unit(unit: Unit, device: str) -> Outcome:
 
 def in_this_process(units: Mapping[str, Unit], device: str) -> Iterator[tuple[str, Outcome]]:
     """The executor without processes: one unit after the other. Raises `InputError` where one does not fit."""
-    fitting(units.values(), 1)
+    fitting(units.values(), 1, device)
     for key, unit in units.items():
         yield key, run_unit(unit, device)
 
@@ -86,8 +86,8 @@ def in_processes(jobs: int) -> Iterator[Executor]:
         yield pool.run
 
 
-def fitting(units: Iterable[Unit], jobs: int) -> int:
-    """How many of the units may run at once on this machine's `jobs` cores and in its free memory.
+def fitting(units: Iterable[Unit], jobs: int, device: str = "cpu") -> int:
+    """How many of the units may run at once on this machine's `jobs` cores and its GPUs, and in its free memory.
 
     Raises `InputError` where one alone does not fit.
     """
@@ -96,6 +96,7 @@ def fitting(units: Iterable[Unit], jobs: int) -> int:
     from assay.models._memory import available_memory, human_bytes
 
     free, most = available_memory(torch.device("cpu")), jobs
+    gpus = torch.cuda.device_count() if torch.device(device).type == "cuda" else 0
     for unit in units:
         cpus, memory = unit.resources.cpus, unit.resources.memory
         if memory > free:
@@ -104,6 +105,8 @@ def fitting(units: Iterable[Unit], jobs: int) -> int:
                 "`assay study show` says what the units of each scale take"
             )
         most = min(most, int(jobs // max(cpus, 1)), int(free // memory) if memory else jobs)
+        if gpus and unit.resources.gpus:
+            most = min(most, int(gpus / unit.resources.gpus))
     return max(most, 1)
 
 
@@ -121,7 +124,7 @@ class _Pool:
             self.workers = None
 
     def run(self, units: Mapping[str, Unit], device: str) -> Iterator[tuple[str, Outcome]]:
-        pending, at_once = dict(units), fitting(units.values(), self.jobs)
+        pending, at_once = dict(units), fitting(units.values(), self.jobs, device)
         deaths: Counter[str] = Counter()
         while pending:
             suspects = [key for key in pending if deaths[key]]

@@ -4,7 +4,7 @@ Of the file of an experiment: the function, and what it uses of the file's other
 figure or another experiment may change freely. Of the modules that these import from the study's package and from
 assay: the whole file, and what it imports in turn; where a package's `__init__` only hands a name on, the module that
 it comes from. Comments, docstrings, the annotations of functions, and layout do not count. What is not imported by name
-must be declared in `Study.parts`.
+must be declared in `Study.parts`. The parts of the laboratory that describe and judge what is run do not count.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ def fingerprint(function: Callable[..., Any], parts: Sequence[str] = ()) -> str:
     for name in sorted(reach.modules):
         digest.update(f"\n# {name}\n{reach.modules[name]}".encode())
     return digest.hexdigest()[:32]
+
+
+_DESCRIBES = {f"assay.lab.{name}" for name in ("claims", "config", "figure", "resources", "study")}
+"""What says what is run and judges it, and computes no rows: a change of it is no change of an experiment."""
 
 
 class _Source:
@@ -125,6 +129,8 @@ class _Reach:
 
     def _ours(self, name: str) -> _Source | None:
         """The module, where it is of assay, of the study's package, or in the folder of a study that is in none."""
+        if name in _DESCRIBES:
+            return None
         beside = "." not in self.own.name and (self.own.file.parent / f"{name}.py").is_file()
         return _source(name) if name.partition(".")[0] in self.roots or beside else None
 

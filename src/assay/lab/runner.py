@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assay._errors import InputError
 from assay._progress import Progress
 from assay.lab.claims import ClaimResult, judge
 from assay.lab.config import StudyConfig
@@ -118,7 +119,11 @@ def run_study(
 
 def _keyed(study: Study, config: StudyConfig, device: str) -> tuple[dict[str, Unit], dict[str, str]]:
     """Every unit by its key, in the order of the rows; and the hash of the code of every experiment."""
-    units, codes = study.seeded_units(config), {}
+    try:
+        units = study.seeded_units(config)
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{study.slug} has no units with these settings: {error}") from error
+    codes: dict[str, str] = {}
     for unit in units:
         if unit.name not in codes:
             codes[unit.name] = fingerprint(unit.experiment, study.parts)

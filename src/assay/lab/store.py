@@ -88,6 +88,8 @@ class Store:
             return Stored(found["rows"], found["seconds"])
         except (FileNotFoundError, ValueError, KeyError):
             return None
+        except NotADirectoryError:
+            raise OutputError(f"cannot write to {self.folder}: {self.folder.parent} is a file") from None
 
     def put(self, key: str, unit: Unit, stored: Stored) -> None:
         """Keep a finished unit, and forget that it failed before."""
