@@ -47,7 +47,7 @@ def main() -> None:
 def figures(driver: webdriver.Chrome, site: Path) -> None:
     write_gallery(RESULTS, site)
     (HERE / "studies").mkdir(exist_ok=True)
-    for study in sorted(RESULTS.iterdir()):
+    for study in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
         driver.get((site / f"{study.name}.html").as_uri())
         time.sleep(1)
         shot = {"format": "png", "captureBeyondViewport": True, "clip": driver.execute_script(PLACE) | {"scale": 1}}
