@@ -89,7 +89,7 @@ def test_a_run_is_the_same_for_its_seed_and_the_penalty_changes_it() -> None:
 
 
 def test_distillation_holds_where_only_the_small_student_loses_by_the_teachers_ess() -> None:
-    (claim,) = distilled.CLAIMS
+    (claim,) = (claim for claim in distilled.CLAIMS if claim.slug == "trained-distillation")
 
     def table(small: list[float], large: list[float]) -> pd.DataFrame:
         known = {"ess": [1.0, 2, 3, 4], "tss": 32, "teacher_accuracy": 0.9}
@@ -103,3 +103,19 @@ def test_distillation_holds_where_only_the_small_student_loses_by_the_teachers_e
     assert judge(claim, table(rising, falling)).verdict == "holds"
     assert judge(claim, table(falling, falling)).verdict == "fails"
     assert judge(claim, table(rising, rising)).verdict == "void"
+
+
+def test_students_come_nearer_to_their_teachers() -> None:
+    (claim,) = (claim for claim in distilled.CLAIMS if claim.slug == "student-nears-teacher")
+
+    def table(small: float, large: float) -> pd.DataFrame:
+        return pd.DataFrame(
+            {"seed": seed, "student": size, "ess": ess, "student_ess": part * ess + 0.001 * seed}
+            for seed in range(5)
+            for size, part in ((4, small), (16, large))
+            for ess in (2.0, 4.0)
+        )
+
+    assert judge(claim, table(0.6, 0.95)).verdict == "holds"
+    assert judge(claim, table(0.95, 0.6)).verdict != "holds"
+    assert judge(claim, table(0.9, 0.95)).verdict == "void"  # no student was too small
