@@ -15,7 +15,8 @@ TEXT = """## Muon on small models
 
 Steps of optimizers alone, on the matrices of a transformer's hidden layers: `torch.optim.Muon`, which takes them one
 after the other, in bfloat16, and `assay.optim.StackedMuon`, which stacks those of one shape. Milliseconds of CPU, the
-better of three; AdamW on the same parameters for comparison.
+better of three; AdamW on the same parameters for comparison. Where a CPU has no bfloat16 of its own, the first is slower
+still on wider layers.
 
 | layers | width | torch.optim.Muon | StackedMuon | ratio | AdamW |
 |---:|---:|---:|---:|---:|---:|
@@ -25,7 +26,7 @@ better of three; AdamW on the same parameters for comparison.
 
 def table() -> str:
     rows = []
-    for layers, width in ((3, 32), (6, 64), (6, 256)):
+    for layers, width in ((3, 32), (6, 64)):
         torch.manual_seed(0)
         model = SmallTransformer(
             nn.Linear(4, width), 1, d_model=width, num_layers=layers, num_heads=2, max_len=8
@@ -38,7 +39,7 @@ def table() -> str:
     return TEXT.format(rows="\n".join(rows))
 
 
-def milliseconds(optimizer: Optimizer, steps: int = 20) -> float:
+def milliseconds(optimizer: Optimizer, steps: int = 5) -> float:
     """Of CPU for a step on gradients that stay as they are, the better of three runs."""
     for group in optimizer.param_groups:
         for p in group["params"]:
