@@ -15,8 +15,8 @@ TEXT = """## Muon on small models
 
 Steps of optimizers alone, on the matrices of a transformer's hidden layers: `torch.optim.Muon`, which takes them one
 after the other, in bfloat16, and `assay.optim.StackedMuon`, which stacks those of one shape. Milliseconds of CPU, the
-better of three; AdamW on the same parameters for comparison. Where a CPU has no bfloat16 of its own, the first is slower
-still on wider layers.
+better of three; AdamW on the same parameters for comparison. Where a CPU has no bfloat16 of its own, the first is
+slower still on wider layers.
 
 | layers | width | torch.optim.Muon | StackedMuon | ratio | AdamW |
 |---:|---:|---:|---:|---:|---:|
