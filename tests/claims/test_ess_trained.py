@@ -155,28 +155,6 @@ def test_ess_falls_and_then_rises() -> None:
     assert judge(rises, curves(LA=(8, 4, 4, 5, 6), SA=(8, 4, 7, 6, 6))).verdict == "fails"
 
 
-def test_a_layer_of_attention_that_recalls_anywhere_but_at_first() -> None:
-    claim = claim_of(recall_claims.CLAIMS, "layer-order")
-
-    def rows(first: float, later: float) -> pd.DataFrame:
-        accuracy = {-1: 0.2, 0: first, 1: later, 2: later}
-        made = [{"attention": at, "accuracy": a, "most_sa_ess": a, "most_gla_ess": -a} for at, a in accuracy.items()]
-        return over_seeds(pd.DataFrame(made))
-
-    assert judge(claim, rows(0.25, 0.9)).verdict == "holds"
-    assert judge(claim, rows(0.25, 0.3)).verdict == "fails"
-    assert judge(claim, rows(0.6, 0.95)).verdict == "void"
-
-
-def test_a_hybrid_measures_each_kind_of_layer() -> None:
-    sizes = {"layers": 2, "width": 16, "state": 2, "heads": 2, "pairs": 2, "vocab_size": 8, "steps": 2, "batch": 4}
-    none, last = (recall.hybrid(attention=at, **sizes, lr=1e-3, seed=100, device="cpu") for at in (-1, 1))
-
-    assert none["most_sa_ess"] == 0
-    assert none["most_gla_ess"] > 0
-    assert last["most_sa_ess"] > 0
-
-
 @pytest.mark.parametrize("task", ["recall", "copying", "compression"])
 def test_training_learns_and_is_the_same_for_its_seed(task: str) -> None:
     settings = {"task": task, "size": 4, "vocab_size": 16, "mixer": "LA", "state": 8, "width": 16, "steps": 20}
@@ -292,10 +270,8 @@ def test_a_model_that_is_not_there_fails_in_one_line() -> None:
 
 def test_figures_are_of_what_was_run() -> None:
     trained = models(lambda row: row["ess"] / row["size"]).assign(experiment="trained_memory", seed=0)
-    hybrids = pd.DataFrame({"attention": [-1, 0], "accuracy": [0.2, 0.3], "experiment": "hybrid", "seed": 0})
     falls = {"model": "m", "separator": "period", "tolerance": 0.1, "fall": 0.3, "experiment": "document_ends"}
 
-    figures = recall_claims.figures(pd.concat([trained, hybrids])) + modulation.figures(pd.DataFrame([falls]))
-    assert [len(figure["marks"][0]["data"]) for figure in figures] == [18, 2, 1]
-    assert [one["attention"] for one in figures[1]["marks"][0]["data"]] == ["layer 0", "none"]
+    figures = recall_claims.figures(trained) + modulation.figures(pd.DataFrame([falls]))
+    assert [len(figure["marks"][0]["data"]) for figure in figures] == [18, 1]
     assert recall_claims.figures(pd.DataFrame([falls])) == modulation.figures(trained) == []

@@ -1,4 +1,4 @@
-"""What `effective_state_size` trains: recall, copying and compression with little state and with much, and hybrids.
+"""What `effective_state_size` trains: recall, copying and compression with little state and with much.
 
 Models are backbones of width 64 with the paper's own classes. The paper's have two mixers, 140,000 steps, and a
 vocabulary of 8,192; here a convolution of three tokens takes the place of the first, without which none gets beyond
@@ -19,7 +19,7 @@ from assay.lab import Row
 from assay.lab.training import Labelled, token_accuracy, train
 from assay.measures.state_size import entropy_ess, tolerance_ess
 from assay.models import Backbone, BackboneConfig
-from assay.nn import SA, BaseConv
+from assay.nn import BaseConv
 from assay.operators import SequenceOperator
 
 
@@ -75,34 +75,6 @@ def trained_memory(
     )  # fmt: skip
     known = {"task": task, "size": size, "mixer": mixer, "state": state}
     return [known | {"last": row is rows[-1]} | row for row in rows]
-
-
-def hybrid(
-    *, attention: int, layers: int, width: int, state: int, heads: int, pairs: int, vocab_size: int, steps: int,
-    batch: int, lr: float, seed: int, device: str,
-) -> Row:  # fmt: skip
-    """Recall by layers of GLA with a TSS of `state`, but the one at the index `attention` of SA with `heads` (-1 for
-    none), all without MLPs; and the mean tolerance-ESS of the layer of each kind that has the most, or 0."""
-    kinds = ["ess-sa" if layer == attention else "ess-gla" for layer in range(layers)]
-    gla: dict[str, Any] = {"num_heads": width // state} | decay("GLA", length_of("recall", pairs))
-    options: dict[str, dict[str, Any]] = {"ess-sa": {"num_heads": heads}, "ess-gla": gla}
-    model = Backbone(
-        BackboneConfig(
-            ",".join(kinds), vocab_size=vocab_size, d_model=width, mlp_ratio=0,
-            mixers={kind: options[kind] for kind in set(kinds)},
-        )
-    ).to(device)  # fmt: skip
-    train(
-        model, lambda generator: draw("recall", batch, pairs, vocab_size, generator), steps=steps, seed=seed, lr=lr,
-        weight_decay=0,
-    )  # fmt: skip
-    test = draw("recall", 256, pairs, vocab_size, torch.Generator(device).manual_seed(2**40 + seed))
-    most = {"most_sa_ess": 0.0, "most_gla_ess": 0.0}
-    with torch.no_grad():
-        for mixer, T in operators(model, test.inputs[:8]):
-            kind = "most_sa_ess" if isinstance(mixer, SA) else "most_gla_ess"
-            most[kind] = max(most[kind], mean_ess(T, tolerance=0.1))
-    return {"attention": attention, "accuracy": token_accuracy(model, test)} | most
 
 
 class AutoEncoder(nn.Module):

@@ -1,4 +1,4 @@
-"""What `effective_state_size` claims of recall, copying, compression and hybrids, and the models trained for it."""
+"""What `effective_state_size` claims of recall, copying, and compression, and the models trained for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from pydantic import BaseModel, Field
 
 from assay.lab import Check, Claim, Unit, grid, mark, plot, spearman
-from assay.studies.memory._ess_recall import hybrid, trained_memory
+from assay.studies.memory._ess_recall import trained_memory
 
 
 def of_task(rows: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -21,15 +21,6 @@ def gap(models: pd.DataFrame, *, divided: bool = True) -> float:
     """How much closer accuracy follows ESS/size than TSS/size. Not `divided`: ESS in the place of ESS/size."""
     ess = models.ess / models["size"] if divided else models.ess
     return spearman(ess, models.accuracy) - spearman(models.state / models["size"], models.accuracy)
-
-
-def accuracy_of(rows: pd.DataFrame, attention: int) -> float:
-    return float(rows[rows.attention == attention].accuracy.iloc[0])
-
-
-def later_minus_first(rows: pd.DataFrame) -> float:
-    """The lowest accuracy with attention in a layer that is not the first, minus that with attention in the first."""
-    return float(rows[rows.attention > 0].accuracy.min()) - accuracy_of(rows, 0)
 
 
 GAP = "rank correlation with accuracy over trained models, {} minus TSS/{}"
@@ -50,23 +41,6 @@ CLAIMS = (
     follows_ess("recall", "recall", "kv"),
     follows_ess("copying", "selective copying", "tokens"),
     follows_ess("compression", "compression", "vocabulary"),
-    Claim(
-        "layer-order",
-        "One layer of attention among layers of GLA recalls, unless it is the first.",
-        source="appendix on hybrids, four mixers",
-        experiment=hybrid,
-        checks=(
-            Check("accuracy with attention later minus first", later_minus_first, ">=", 0.3),
-            Check("rank correlation of the largest ESS of an attention layer and accuracy",
-                  lambda rows: spearman(rows.most_sa_ess, rows.accuracy), ">=", 0.5),
-        ),
-        controls=(
-            Check("accuracy with attention first minus none",
-                  lambda rows: accuracy_of(rows, 0) - accuracy_of(rows, -1), ">=", 0.3),
-            Check("rank correlation of the largest ESS of a GLA layer and accuracy",
-                  lambda rows: spearman(rows.most_gla_ess, rows.accuracy), ">=", 0.5),
-        ),
-    ),
 )  # fmt: skip
 
 
@@ -84,26 +58,19 @@ class RecallConfig(BaseModel):
     compressed: list[int] = Field(default=[4, 16], description="vocabularies to compress")
     recall_vocab: int = Field(default=32, ge=4, description="tokens in recall and copying")
     recall_pattern: str = Field(default="base-conv-short,{mixer}", description="layers of the models of the tasks")
-    recall_width: int = Field(default=64, ge=2, description="of these models and of hybrids")
+    recall_width: int = Field(default=64, ge=2, description="of these models")
     recall_steps: int = Field(default=300, ge=10, description="of training these models")
-    recall_batch: int = Field(default=32, ge=1, description="sequences in a step, of hybrids too")
-    recall_lr: float = Field(default=5e-3, gt=0, description="learning rate, of hybrids too")
-    hybrid_attention: list[int] = Field(default=[-1, 0, 1], description="layer of attention in hybrids, or -1")
-    hybrid_layers: int = Field(default=2, ge=1, description="of hybrids of GLA and SA")
-    hybrid_state: int = Field(default=2, ge=1, description="TSS of a channel of GLA in hybrids")
-    hybrid_pairs: int = Field(default=4, ge=1, description="that hybrids recall")
-    hybrid_vocab: int = Field(default=16, ge=4, description="tokens that hybrids know")
-    hybrid_steps: int = Field(default=1200, ge=1, description="of training hybrids")
+    recall_batch: int = Field(default=32, ge=1, description="sequences in a step")
+    recall_lr: float = Field(default=5e-3, gt=0, description="learning rate")
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "smoke": {"recall_mixers": [], "hybrid_attention": []},
+    "smoke": {"recall_mixers": []},
     "laptop": {},
     "paper": {
         "recall_states": [8, 16, 32, 64, 128], "recall_pairs": [8, 16, 32, 64, 128], "copied": [8, 16, 32, 64, 128],
         "compressed": [8, 16, 32, 64, 128], "recall_vocab": 8192, "recall_pattern": "{mixer}*2", "recall_width": 512,
-        "recall_steps": 140_000, "recall_batch": 64, "recall_lr": 2e-3, "hybrid_attention": [-1, 0, 1, 2, 3],
-        "hybrid_layers": 4, "hybrid_state": 16, "hybrid_pairs": 512, "hybrid_vocab": 8192, "hybrid_steps": 140_000,
+        "recall_steps": 140_000, "recall_batch": 64, "recall_lr": 2e-3,
     },
 }  # fmt: skip
 
@@ -124,10 +91,6 @@ def units(config: RecallConfig) -> Iterator[Unit]:
         models |= {"mixer": "SA"}
         most = {"size": max(config.recall_pairs), "state": max(states)}
         yield from grid(trained_memory, task="recall", measured=10, **most, **models, **sizes)
-    yield from grid(
-        hybrid, attention=config.hybrid_attention, layers=config.hybrid_layers, state=config.hybrid_state, heads=4,
-        pairs=config.hybrid_pairs, vocab_size=config.hybrid_vocab, steps=config.hybrid_steps, **sizes,
-    )  # fmt: skip
 
 
 def figures(rows: pd.DataFrame) -> list[dict[str, object]]:
@@ -143,15 +106,5 @@ def figures(rows: pd.DataFrame) -> list[dict[str, object]]:
                  mark("dot", models, x="per", y="accuracy", stroke="task"),
                  x={"type": "log", "label": "ESS / kv, tokens or vocabulary"}, y={"label": "accuracy"},
                  color={"legend": True})
-        )  # fmt: skip
-    hybrids = rows[rows.experiment == "hybrid"]
-    if not hybrids.empty:
-        hybrids = hybrids.assign(attention=hybrids.attention.map(lambda at: "none" if at < 0 else f"layer {at:.0f}"))
-        mean = hybrids.groupby("attention", as_index=False)[["accuracy"]].mean()
-        found.append(
-            plot("Where the layer of attention stands",
-                 mark("barY", mean, x="attention", y="accuracy", fill="attention"),
-                 mark("dot", hybrids, x="attention", y="accuracy"),
-                 x={"label": "where attention is"}, y={"label": "accuracy"})
         )  # fmt: skip
     return found

@@ -13,6 +13,7 @@ from assay.studies.memory import _ess_collapse_claims as collapse
 from assay.studies.memory import _ess_course as course
 from assay.studies.memory import _ess_distilled as distilled
 from assay.studies.memory import _ess_grid as grid_claims
+from assay.studies.memory import _ess_hybrids as hybrids
 from assay.studies.memory import _ess_layers as layers
 from assay.studies.memory import _ess_length as length
 from assay.studies.memory import _ess_modulation as modulation
@@ -21,7 +22,7 @@ from assay.studies.memory import _ess_without_training as untrained
 from assay.studies.memory._ess_recall import length_of
 
 # each has CLAIMS, a config, SETTINGS, units and figures
-PARTS = (untrained, recall, collapse, length, layers, distilled, modulation)
+PARTS = (untrained, recall, hybrids, collapse, length, layers, distilled, modulation)
 
 
 def settings(scale: str) -> dict[str, Any]:
@@ -40,8 +41,8 @@ class EffectiveStateSize(Study):
     claims = tuple(claim for part in (*PARTS, course, grid_claims) for claim in part.CLAIMS)
 
     class Config(
-        untrained.UntrainedConfig, recall.RecallConfig, collapse.CollapseConfig, length.LengthConfig,
-        layers.LayersConfig, distilled.DistilledConfig, modulation.ModulationConfig, StudyConfig,
+        untrained.UntrainedConfig, recall.RecallConfig, hybrids.HybridConfig, collapse.CollapseConfig,
+        length.LengthConfig, layers.LayersConfig, distilled.DistilledConfig, modulation.ModulationConfig, StudyConfig,
     ):  # fmt: skip
         """All parts' fields."""
 

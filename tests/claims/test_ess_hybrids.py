@@ -1,0 +1,119 @@
+"""Hybrids of GLA and attention: what is measured of each kind, and what claims decide on made-up rows."""
+
+from __future__ import annotations
+
+import itertools
+
+import pandas as pd
+import pytest
+import torch
+
+from assay.lab import judge
+from assay.nn import GLA, SA
+from assay.studies.memory import _ess_hybrids as hybrids
+from assay.studies.memory.effective_state_size import EffectiveStateSize
+
+SIZES = {"layers": 3, "width": 16, "state": 2, "heads": 2, "pairs": 2, "vocab_size": 8, "steps": 2, "batch": 4}
+FOUR = [places for count in range(3) for places in itertools.combinations(range(4), count)]
+
+
+def test_each_kind_of_layer_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([3.0, 1.0, 2.0])
+    kinds: list[type] = []
+
+    def seen(model: torch.nn.Module, ids: torch.Tensor) -> list[tuple[torch.nn.Module, None]]:
+        del ids
+        found = [layer.mixer for layer in model.layers]  # type: ignore[union-attr]
+        kinds.extend(type(mixer) for mixer in found)
+        return [(mixer, None) for mixer in found]
+
+    monkeypatch.setattr(hybrids, "operators", seen)
+    monkeypatch.setattr(hybrids, "mean_ess", lambda T, tolerance: next(measured))  # noqa: ARG005
+    row = hybrids.hybrid(attention=(0, 2), **SIZES, lr=1e-3, seed=100, device="cpu")
+
+    assert kinds == [SA, GLA, SA]
+    assert (row["most_sa_ess"], row["mean_sa_ess"], row["most_gla_ess"]) == (3.0, 2.5, 1.0)
+    assert row["placement"] == "0 and 2"
+
+
+def test_without_attention_its_ess_is_zero() -> None:
+    row = hybrids.hybrid(attention=(), **SIZES, lr=1e-3, seed=100, device="cpu")
+
+    assert row["most_sa_ess"] == row["mean_sa_ess"] == 0
+    assert row["most_gla_ess"] > 0
+    assert row["placement"] == "none"
+
+
+def test_the_order_is_that_of_a_loop() -> None:
+    torch.manual_seed(100)
+    own = pd.DataFrame({"accuracy": torch.rand(9).tolist(), "ess": (4 * torch.rand(9)).round().tolist(), "layers": 4})
+    right, pairs = 0.0, 0
+    for (_, a), (_, b) in itertools.permutations(own.iterrows(), 2):
+        if a.accuracy - b.accuracy >= 0.1:
+            pairs += 1
+            right += 1.0 if a.ess > b.ess else 0.5 if a.ess == b.ess else 0.0
+
+    assert hybrids.ordered(own, "ess") == pytest.approx(right / pairs)
+    assert pd.isna(hybrids.ordered(own.assign(accuracy=0.5), "ess"))
+
+
+def made(first: float, later: float, beside: float, fourth: float, collapsed: float = 0.5) -> pd.DataFrame:
+    """Rows as they should be where attention in the first layer recalls `first`, in another `later`, in the first and
+    another `beside`, and `fourth` where it is in the fourth of eight. ESS of attention is 4 where a model recalls."""
+    four = dict.fromkeys(FOUR, later) | {places: beside for places in FOUR if 0 in places}
+    eight = {(): 0.2, (0,): first, (3,): fourth, (2, 5): 0.6, (1, 3, 5): 0.2, (1, 3, 5, 7): 0.9}
+    rows = []
+    for layers, accuracy in ((4, four | {(): 0.2, (0,): first}), (8, eight)):
+        for places, value in accuracy.items():
+            most = (4 if value > 0.5 else collapsed) if places else 0.0
+            rows.append({
+                "layers": layers, "placement": hybrids.named(places), "accuracy": value, "most_sa_ess": most,
+                "mean_sa_ess": most / max(1, len(places)), "most_gla_ess": 1.0,
+            })  # fmt: skip
+    return pd.concat(pd.DataFrame(rows).assign(seed=seed) for seed in range(5))
+
+
+@pytest.mark.parametrize(
+    ("slug", "rows", "verdict"),
+    [
+        ("layer-order", made(0.2, 0.9, 0.9, 0.2), "holds"),
+        ("layer-order", made(0.2, 0.3, 0.9, 0.2), "fails"),
+        ("layer-order", made(0.6, 0.95, 0.9, 0.2), "void"),
+        ("first-beside-another", made(0.2, 0.9, 0.9, 0.2), "holds"),
+        ("first-beside-another", made(0.2, 0.9, 0.4, 0.2), "fails"),
+        ("attention-ess-tells", made(0.2, 0.9, 0.9, 0.2), "holds"),
+        ("attention-ess-tells", made(0.2, 0.9, 0.9, 0.2, collapsed=9.0), "fails"),
+        ("mean-ess-tells-less", made(0.2, 0.9, 0.9, 0.2, collapsed=3.0), "holds"),
+        ("jamba-order", made(0.2, 0.9, 0.9, 0.2), "holds"),
+        ("jamba-order", made(0.2, 0.9, 0.9, 0.9), "fails"),
+        ("jamba-order", made(0.6, 0.95, 0.9, 0.2), "void"),
+    ],
+)
+def test_claims_ask_what_the_paper_says(slug: str, rows: pd.DataFrame, verdict: str) -> None:
+    claim = next(claim for claim in hybrids.CLAIMS if claim.slug == slug)
+
+    assert judge(claim, rows).verdict == verdict
+
+
+def test_placements_of_each_scale() -> None:
+    study = EffectiveStateSize()
+
+    def placements(scale: str) -> dict[int, list[tuple[int, ...]]]:
+        found: dict[int, list[tuple[int, ...]]] = {4: [], 8: []}
+        for unit in study.units(study.scales[scale]):
+            if unit.experiment is hybrids.hybrid:
+                found[unit.settings["layers"]].append(unit.settings["attention"])
+        return found
+
+    assert placements("smoke") == {4: [], 8: []}
+    assert placements("laptop")[4] == FOUR
+    assert len(placements("paper")[4]) == 16
+    assert placements("laptop")[8] == placements("paper")[8] == hybrids.EIGHT
+
+
+def test_a_figure_has_a_row_for_each_placement() -> None:
+    rows = made(0.2, 0.9, 0.9, 0.2).assign(experiment="hybrid")
+
+    four, eight = hybrids.figures(rows)
+    assert [len(figure["marks"][0]["data"]) for figure in (four, eight)] == [11, 6]
+    assert hybrids.figures(rows.assign(experiment="another")) == []
