@@ -41,12 +41,12 @@ class DissectingCoT(Study):
         trained_k: list[Size] = Field(default=[2], description="width of the networks in training")
         points: Size = Field(default=10, description="of a prompt in training, the query included")
         depth: Size = Field(default=3, description="layers of the transformer")
-        width: Size = Field(default=32, description="of the transformer")
+        width: Size = Field(default=64, description="of the transformer")
         heads: Size = Field(default=2, description="of the transformer")
-        steps: Size = Field(default=2000, description="of training")
-        batch: Size = Field(default=64, description="prompts a step")
+        steps: Size = Field(default=1500, description="of training")
+        batch: Size = Field(default=32, description="prompts a step")
         optimizer: Literal["muon", "adamw"] = Field(default="muon", description="of matrices; AdamW has the rest")
-        lr: float = Field(default=5e-3, gt=0, description="of that")
+        lr: float = Field(default=1e-2, gt=0, description="of that")
         tested_on: Size = Field(default=2000, description="prompts")
 
     scales = {
@@ -54,7 +54,7 @@ class DissectingCoT(Study):
         "laptop": Config(),
         "paper": Config(widths=[4, 8, 16], examples=[20, 30, 50, 80, 100, 125, 160, 200, 300, 400], fit_steps=5000,
                         trained_d=10, trained_k=[4, 8, 16], points=101, depth=6, width=128, heads=4, steps=500_001,
-                        optimizer="adamw", lr=1e-4, tested_on=320),
+                        batch=64, optimizer="adamw", lr=1e-4, tested_on=320),
     }  # fmt: skip
     seconds = {"smoke": 10, "laptop": 550, "paper": 8e6}
 
