@@ -20,7 +20,7 @@ from assay.studies.memory.zoology_mqar import ZoologyMQAR, closed, smallest_widt
 SIZES = {"vocabulary": 64, "width": 16, "batch": 32, "seed": 100, "device": "cpu"}
 
 
-@pytest.mark.parametrize("mixer", ["softmax", "sum", "exp", "softplus", "sigmoid", "qlstm", "qlstm-reversed"])
+@pytest.mark.parametrize("mixer", ["softmax", "ssd", "sum", "exp", "softplus", "sigmoid", "qlstm", "qlstm-reversed"])
 def test_every_mixer_of_the_framework_can_be_trained(mixer: str) -> None:
     row = dsf.recall(mixer=mixer, key_size=4, pairs=2, length=16, steps=2, lr=0.01, **SIZES)
     assert 0 <= row["accuracy"] <= 1

@@ -58,17 +58,17 @@ class DissectingCoT(Study):
     }  # fmt: skip
     seconds = {"smoke": 10, "laptop": 550, "paper": 8e6}
 
-    def units(self, config: Config) -> Iterator[Unit]:
+    def units(self, config: Config) -> Iterator[Unit]:  # long ones first
+        yield from grid(
+            trained, k=list(config.trained_k), mode=list(MODES), d=config.trained_d, layers=2, points=config.points,
+            depth=config.depth, width=config.width, heads=config.heads, steps=config.steps, batch=config.batch,
+            optimizer=config.optimizer, lr=config.lr, tested_on=config.tested_on,
+        )  # fmt: skip
         yield from grid(filtering, d=config.d, k=list(config.widths), layers=3, examples=200, prompts=10,
                         sharpness=1000.0)  # fmt: skip
         yield from grid(
             risk, d=config.d, k=list(config.widths), examples=list(config.examples), prompts=config.prompts,
             restarts=config.restarts, steps=config.fit_steps, lr=config.fit_lr,
-        )  # fmt: skip
-        yield from grid(
-            trained, k=list(config.trained_k), mode=list(MODES), d=config.trained_d, layers=2, points=config.points,
-            depth=config.depth, width=config.width, heads=config.heads, steps=config.steps, batch=config.batch,
-            optimizer=config.optimizer, lr=config.lr, tested_on=config.tested_on,
         )  # fmt: skip
 
     def resources(self, unit: Unit) -> Resources:

@@ -111,7 +111,8 @@ def recall(
     device: str,
 ) -> Row:
     """Accuracy on MQAR of two layers without MLPs. Attention of any kind comes behind a short convolution, which lets a
-    value see its key; two qLSTM have a convolution of their own. `mixer`: "softmax", a normaliser, or a qLSTM."""
+    value see its key; two qLSTM have a convolution of their own. `mixer`: "softmax", "ssd" (the mixer of Mamba-2), a
+    normaliser, or a qLSTM."""
     pattern, options = _layers(mixer, key_size)
     model = Backbone(BackboneConfig(pattern, vocab_size=vocabulary, d_model=width, mixers=options, mlp_ratio=0)).to(
         device
@@ -133,5 +134,7 @@ def _layers(mixer: str, key_size: int) -> tuple[str, dict[str, dict[str, Any]]]:
         return f"{mixer},{mixer}", {}
     if mixer == "softmax":
         return "base-conv-short,attention", {"attention": {"num_heads": 1}}
+    if mixer == "ssd":
+        return "base-conv-short,mamba2", {"mamba2": {"num_heads": 1, "state_size": key_size, "expand": 1}}
     options = {"num_heads": 1, "key_size": key_size, "normaliser": mixer}
     return "base-conv-short,normalised-attention", {"normalised-attention": options}

@@ -103,6 +103,16 @@ CLAIMS = (
         ),
     ),
     Claim(
+        "normalised-nears-ssd",
+        "With the same state, normalised attention comes close to SSD, the mixer of Mamba-2.",
+        source="section 4.2, MQAR at n = 128",
+        experiment=recall,
+        checks=(Check("accuracy of SSD less that with exp as normaliser", lambda rows: advantage(rows, "ssd", "exp"),
+                      "<=", 0.05),),
+        controls=(Check("accuracy of SSD less that of linear attention", lambda rows: advantage(rows, "ssd", "sum"),
+                        "<=", 0.05),),
+    ),
+    Claim(
         "exp-is-best",
         "Of the normalisers exp, softplus and sigmoid, exp recalls most.",
         source="section 4.2 and appendix",
@@ -169,7 +179,7 @@ class DynamicalSystemsFramework(Study):
             for pairs in (1, config.pairs):
                 task = partial(attention, pairs=pairs, length=config.length)
                 yield from task(mixer="sum", key_size=sorted({*config.states, config.state}))
-                yield from task(mixer=["softmax", *NORMALISERS], key_size=config.state)
+                yield from task(mixer=["softmax", "ssd", *NORMALISERS], key_size=config.state)
             task = partial(attention, pairs=2 * config.pairs, length=2 * config.length)
             yield from task(mixer=["sum", "exp"], key_size=config.state // 2)
         if "qlstm" in config.mixers:
