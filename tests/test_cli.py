@@ -174,6 +174,7 @@ def test_an_output_that_is_taken_is_told_before_the_model_is_opened(
     (here / "report").mkdir()
     (here / "report" / "thesis.tex").write_text("years of work")
 
+    assert "cannot read" in refused(capfd, "measure", "./nowhere", "--out", "x" * 300)
     assert "is a file" in refused(capfd, "measure", "./nowhere", "--out", "text.txt")
     assert "--force" in refused(capfd, "measure", "./nowhere", "--out", "report")
     assert "no folder at './nowhere'" in refused(capfd, "measure", "./nowhere", "--out", "report", "--force")
@@ -226,7 +227,7 @@ def test_ctrl_c_is_one_line(
     monkeypatch.setattr("assay._measure.measure", lambda *_, **__: signal.raise_signal(signal.SIGINT))
 
     assert cli.main(["measure", str(tiny_gpt2_folder)]) == 130
-    assert capfd.readouterr().err == "assay: stopped; nothing was written\n"
+    assert capfd.readouterr().err == "assay: stopped\n"
     assert not (here / "assay-report").exists()
 
 

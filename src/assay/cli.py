@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from assay._errors import AssayError, InputError, OutputError
-from assay.lab.cli import app as study_app
+from assay.study_cli import app as study_app
 
 if TYPE_CHECKING:
     from assay.report import Report
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
-        return _fail("stopped; nothing was written", code=130)
+        return _fail("stopped", code=130)
     return code if isinstance(code, int) else 0
 
 

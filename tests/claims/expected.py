@@ -90,6 +90,8 @@ EXPECTED = {
                 "document-ends-attention",
                 "document-ends-mamba",
                 "period-for-end-of-text",
+                "document-ends-public",
+                "period-in-public-models",
             ],
             "inconclusive",
         ),

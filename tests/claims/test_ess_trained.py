@@ -18,8 +18,10 @@ from assay.models.trace import trace
 from assay.nn import SA
 from assay.studies.memory import _ess_course
 from assay.studies.memory import _ess_modulation as modulation
+from assay.studies.memory import _ess_public_models as public
 from assay.studies.memory import _ess_recall as recall
 from assay.studies.memory import _ess_recall_claims as recall_claims
+from assay.studies.memory.effective_state_size import EffectiveStateSize
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +254,7 @@ def test_every_scale_has_its_units() -> None:
         units = [
             *recall_claims.units(config),
             *modulation.units(modulation.ModulationConfig(**modulation.SETTINGS[scale])),
+            *public.units(EffectiveStateSize.scales[scale]),
         ]
         count[scale] = pd.Series([unit.name for unit in units], dtype=str).value_counts().to_dict()
         for unit in units:
@@ -259,8 +262,9 @@ def test_every_scale_has_its_units() -> None:
                 assert unit.settings["width"] % unit.settings["state"] == 0
 
     assert count["smoke"] == {}
+    assert "public_models" not in count["laptop"]
     assert count["laptop"]["trained_memory"] == 27 + 12 + 12 + 1  # and SA, for its curve
-    assert count["paper"]["document_ends"] == 10
+    assert (count["paper"]["document_ends"], count["paper"]["public_models"]) == (2, 8)
 
 
 def test_a_model_that_is_not_there_fails_in_one_line() -> None:
@@ -275,3 +279,27 @@ def test_figures_are_of_what_was_run() -> None:
     figures = recall_claims.figures(trained) + modulation.figures(pd.DataFrame([falls]))
     assert [len(figure["marks"][0]["data"]) for figure in figures] == [18, 1]
     assert recall_claims.figures(pd.DataFrame([falls])) == modulation.figures(trained) == []
+
+
+def test_claims_on_public_models() -> None:
+    def rows(falcon_period: float = 0.1, mistral_period: float = 0.5, nothing: float = 0.0) -> pd.DataFrame:
+        made = [
+            {"model": model, "separator": separator, "tolerance": tolerance, "fall": fall}
+            for model in public.BILLIONS
+            for tolerance in (0.1, 1.0)
+            for separator, fall in (("end of text", 0.6), ("period", 0.5), ("nothing", nothing))
+        ]
+        table = pd.DataFrame(made)
+        for model, period in ((public.FALCON_MAMBA, falcon_period), (public.MISTRAL, mistral_period)):
+            table.loc[(table.model == model) & (table.separator == "period"), "fall"] = period
+        # what is not read: the other tolerance of each
+        table.loc[table.model.isin(public.RECURRENT) == (table.tolerance == 0.1), "fall"] = 9.0
+        return over_seeds(table)
+
+    ends, period = public.CLAIMS
+    assert judge(ends, rows()).verdict == judge(period, rows()).verdict == "holds"
+    assert judge(ends, rows(nothing=0.3)).verdict == "void"
+    assert judge(period, rows(falcon_period=0.5)).verdict == "fails"
+    assert judge(period, rows(mistral_period=0.1)).verdict == "void"
+    (figure,) = public.figures(rows().assign(experiment="public_models"))
+    assert len(figure["marks"][0]["data"]) == 8 * 3

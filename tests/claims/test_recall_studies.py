@@ -12,9 +12,17 @@ import pytest
 import torch
 
 from assay._errors import InputError
+from assay.lab import judge
 from assay.studies.memory import _dsf_experiments as dsf
 from assay.studies.memory import _zoology_experiments as zoology
-from assay.studies.memory.dynamical_systems_framework import MAIN, ONE_PAIR, TOO_MANY, accuracy, gain
+from assay.studies.memory.dynamical_systems_framework import (
+    MAIN,
+    ONE_PAIR,
+    TOO_MANY,
+    DynamicalSystemsFramework,
+    accuracy,
+    gain,
+)
 from assay.studies.memory.zoology_mqar import ZoologyMQAR, closed, smallest_width, widening
 
 SIZES = {"vocabulary": 64, "width": 16, "batch": 32, "seed": 100, "device": "cpu"}
@@ -112,3 +120,19 @@ def test_the_ladder_has_binomial_states() -> None:
     rows = dsf.ladder(degrees=(1, 2), width=3, length=24, stds=(0.5,))
     assert [row["state"] for row in rows] == [math.comb(3 + p, p) for p in (1, 2)]
     assert [row["rank"] for row in rows] == [4, 10]
+
+
+@pytest.mark.parametrize(
+    ("ssd", "exp", "linear", "verdict"),
+    [(0.95, 0.93, 0.6, "holds"), (0.9, 0.99, 0.6, "holds"), (0.95, 0.8, 0.6, "fails"), (0.95, 0.93, 0.93, "void")],
+)
+def test_normalised_attention_comes_close_to_ssd(ssd: float, exp: float, linear: float, verdict: str) -> None:
+    claim = next(claim for claim in DynamicalSystemsFramework.claims if claim.slug == "normalised-nears-ssd")
+    rows = pd.DataFrame(
+        {"mixer": mixer, "key_size": 8, "pairs": pairs, "accuracy": accuracy, "seed": seed}
+        for seed in range(5)
+        for mixer, recalled in (("ssd", ssd), ("exp", exp), ("sum", linear))
+        for pairs, accuracy in ((1, 1.0), (8, recalled), (16, 0.1))
+    )
+
+    assert judge(claim, rows).verdict == verdict

@@ -71,3 +71,9 @@ def test_bad_input() -> None:
         induced_weights(OLS(), p.xs, p.ys, num_probes=2, generator=torch.Generator())
     with pytest.raises(InputError, match="weights_a has shape"):
         similarity_of_induced_weights(torch.ones(2, 3), torch.ones(2, 3))
+
+
+def test_shapes_that_do_not_fit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(InputError, match=r"xs has shape \(2, 3\) and ys \(2, 3\); expected"):
+        induced_weights(OLS().predict_prefixes, torch.zeros(2, 3), torch.zeros(2, 3), num_probes=4, generator=generator)

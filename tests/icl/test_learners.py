@@ -122,3 +122,9 @@ def test_bad_input() -> None:
         Ridge(0)
     with pytest.raises(InputError, match=r"ys \(2, 4\)"):
         OLS().predict_prefixes(torch.ones(2, 5, 3), torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("learner", [OLS(), OnlineGD()])
+def test_shapes_that_do_not_fit(learner: Learner) -> None:
+    with pytest.raises(InputError, match=r"xs has shape \(2, 3, 4\) and ys \(2, 4\); expected"):
+        learner.predict_prefixes(torch.zeros(2, 3, 4), torch.zeros(2, 4))

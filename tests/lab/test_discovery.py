@@ -92,3 +92,12 @@ def test_a_file_is_a_study(folder: Path) -> None:
     (folder / "empty_study.py").write_text("")
     with pytest.raises(InputError, match="empty_study defines 0 studies; expected one subclass of Study"):
         find_study("empty_study.py")
+
+
+@pytest.mark.parametrize("name", ["slug", "paper", "claims", "scales"])
+def test_a_study_that_lacks_a_part_says_which(toy: Path, name: str) -> None:
+    edit(toy, f"    {name} = ", f"    other_{name} = ")
+    for module in ("toy_study", "toy_helper"):
+        sys.modules.pop(module, None)
+    with pytest.raises(InputError, match=f"study toy-study of file has no {name}; see docs/studies.md"):
+        find_study(str(toy))

@@ -17,20 +17,21 @@ from assay.lab import in_processes, run_study
 from assay.lab.config import with_settings
 
 KILLS = 20
-SETTINGS = ["sizes=" + ",".join(map(str, range(24))), "pause=0.004"]
-UNITS = 24 * 2 * 2
+SIZES = 80
+SETTINGS = ["sizes=" + ",".join(map(str, range(SIZES))), "pause=0.004"]
+UNITS = SIZES * 2 * 2
 
 
-def _process(file: Path, during_write: bool = False) -> multiprocessing.process.BaseProcess:
+def _process(file: Path, during_write: bool = False, jobs: int = 1) -> multiprocessing.process.BaseProcess:
     """A run in a process of its own, started from one that has imported torch already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "pandas", "assay.lab.runner"])
-    process = context.Process(target=_run, args=(file, during_write))
+    process = context.Process(target=_run, args=(file, during_write, jobs))
     process.start()
     return process
 
 
-def _run(file: Path, during_write: bool) -> None:
+def _run(file: Path, during_write: bool, jobs: int) -> None:
     import sys
 
     os.chdir(file.parent)
@@ -39,7 +40,8 @@ def _run(file: Path, during_write: bool) -> None:
         from assay.lab import store
 
         store.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-    run_toy(file, SETTINGS)
+    with in_processes(jobs) as executor:
+        run_toy(file, SETTINGS, executor=executor)
 
 
 def stored(file: Path) -> list[Path]:
@@ -50,29 +52,31 @@ def stored(file: Path) -> list[Path]:
     return units
 
 
-def test_killed_at_random_moments_and_resumed_it_is_the_same_byte_for_byte(toy: Path) -> None:
+@pytest.mark.parametrize(("jobs", "kills"), [(1, KILLS), (2, 3)])
+def test_killed_at_random_moments_and_resumed_it_is_the_same_byte_for_byte(toy: Path, jobs: int, kills: int) -> None:
     rng = random.Random(0)
-    kills, counts = 0, [0]
-    for _ in range(KILLS):
-        process = _process(toy)
+    counts = [0]
+    for _ in range(kills):
+        process = _process(toy, jobs=jobs)
         start = time.monotonic()
         while len(stored(toy)) == counts[-1] and process.is_alive() and time.monotonic() - start < 60:
             time.sleep(0.001)  # until it works: what comes before is not what is tested
         time.sleep(rng.uniform(0, 0.03))
         process.kill()
         process.join()
-        kills += process.exitcode == -signal.SIGKILL
+        assert process.exitcode == -signal.SIGKILL  # the control: it was interrupted indeed
         counts.append(len(stored(toy)))
+    time.sleep(0 if jobs == 1 else 2)  # its workers see within a second that it is gone
     resumed = run_toy(toy, SETTINGS)
     ran = calls(toy.parent)
     whole = run_toy(toy, SETTINGS, root="uninterrupted")
 
-    assert kills >= KILLS // 2  # the control: it was interrupted indeed, and at different points
-    assert len({count for count in counts if 0 < count < UNITS}) >= 4
+    assert len({count for count in counts if 0 < count < UNITS}) >= min(kills, 4)  # at different points
     assert rows_of(resumed) == rows_of(whole)
     assert resumed.kept + resumed.ran == UNITS
     assert len(set(ran)) == UNITS
-    assert len(ran) <= UNITS + kills  # one unit at most was under way at each
+    under_way = 1 if jobs == 1 else 2 * jobs  # the pool has the next ones at hand
+    assert len(ran) <= UNITS + kills * under_way
 
 
 def test_what_a_unit_kept_is_there_again_after_a_kill_and_gone_when_it_is_finished(toy: Path) -> None:

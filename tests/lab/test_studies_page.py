@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.lab.cli import app
+from assay.study_cli import app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "studies.md").read_text("utf-8")
 

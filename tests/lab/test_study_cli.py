@@ -11,7 +11,7 @@ import pytest
 from toy import calls, edit
 
 from assay import AssayError
-from assay.lab.cli import app
+from assay.study_cli import app
 
 
 def study(*arguments: object) -> int:
@@ -30,7 +30,7 @@ def refused(*arguments: object) -> str:
 def test_importing_the_commands_imports_nothing_heavy() -> None:
     code = """
 import sys
-from assay.lab.cli import app
+from assay.study_cli import app
 heavy = {"torch", "transformers", "pandas", "numpy", "scipy", "pydantic", "joblib", "rich"} & set(sys.modules)
 assert not heavy, heavy
 """
@@ -49,6 +49,7 @@ def test_run_prints_verdicts_with_numbers(toy: Path, capsys: pytest.CaptureFixtu
     assert "toy, smoke: 6 units run, 0 kept from before, 0 failed" in shown
     assert "holds: It grows." in shown
     assert "> 0, 3 seeds" in shown
+    assert shown.endswith("figures, in a page: assay study report toy\n")
     assert len(calls(toy.parent)) == 6
     assert study("run", toy, "--scale", "smoke", "--jobs", 1, "sizes=2", "seeds=3") == 0
     assert calls(toy.parent) == []
@@ -116,10 +117,60 @@ def test_list_and_show(toy: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "last verdicts here: 1 holds (smoke)" in capsys.readouterr().out
 
 
+def test_a_damaged_record_is_named(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = toy.parent / "here" / "effective-state-size" / "runs" / "laptop-0"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"created": ')
+
+    assert "laptop-0/run.json cannot be read; remove its folder" in refused(
+        "show", "effective-state-size", "--out", toy.parent / "here"
+    )
+    study("list", "--out", toy.parent / "here")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "cannot be read" in shown
+    assert "zoology-mqar" in shown  # the others are listed
+
+
+@pytest.mark.usefixtures("toy")
+def test_all_leaves_out_what_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from assay.lab import discovery
+
+    good = discovery._of_module("toy_study", "toys")
+    bad = discovery._of_module("nowhere_to_be_found", "toys")
+    monkeypatch.setattr(discovery, "known_studies", lambda: [bad, good])
+
+    assert study("run", "--all", "--scale", "smoke", "--jobs", 1) == 0
+    out, err = capsys.readouterr()
+    assert "toy, smoke: 12 units run" in out
+    assert "assay: left out: study nowhere-to-be-found of toys cannot be loaded" in err
+
+
+def test_the_largest_units_of_all_studies_are_looked_at_before_any_runs(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = toy.read_text().replace('slug = "toy"', 'slug = "large"')
+    text = text.replace("StudyConfig, grid", "StudyConfig, grid\nfrom assay.lab.study import Resources")
+    large = toy.parent / "large_study.py"
+    large.write_text(
+        text.replace(
+            "    def units", "    def resources(self, unit):\n        return Resources(memory=9e9)\n\n    def units"
+        )
+    )
+    monkeypatch.setattr("assay.models._memory.available_memory", lambda _: 5_000_000_000)
+
+    assert "takes 9.0 GB of memory and 5.0 GB" in refused("run", toy, large, "--scale", "smoke", "--jobs", 1)
+    assert calls(toy.parent) == []
+
+
 def test_mistakes_are_one_line(toy: Path) -> None:
     assert refused("run", "nosuch") == "no study 'nosuch'; see: assay study list"
     assert refused("run") == "give the names of studies, or --all; see: assay study list"
     assert refused("run", toy, "--all").startswith("give the names of studies, or --all")
+    assert "give another --out" in refused(
+        "run", toy, "--scale", "smoke", "--jobs", 1, "--out", toy.parent / ("x" * 300)
+    )
     assert refused("run", toy, "--scale", "huge") == "--scale huge: toy has smoke"
     assert refused("run", toy, "--scale", "smoke", "sizes=x").startswith("sizes=x: expected list, each whole number")
     assert refused("run", toy, "--scale", "smoke", "--seeds", 0).startswith(

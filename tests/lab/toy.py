@@ -10,6 +10,7 @@ from pathlib import Path
 
 from assay.lab import Study, StudyRun, find_study, run_study
 from assay.lab.config import with_settings
+from assay.lab.executor import Executor
 
 STUDY = '''
 """Two experiments, each of which writes down its calls."""
@@ -78,9 +79,12 @@ def load_toy(file: Path) -> Study:
     return find_study(str(file))
 
 
-def run_toy(file: Path, settings: Sequence[str] = (), root: str = "results") -> StudyRun:
+def run_toy(
+    file: Path, settings: Sequence[str] = (), root: str = "results", executor: Executor | None = None
+) -> StudyRun:
     study = load_toy(file)
-    return run_study(study, with_settings(study.config("smoke"), settings), scale="smoke", root=file.parent / root)
+    config = with_settings(study.config("smoke"), settings)
+    return run_study(study, config, scale="smoke", root=file.parent / root, executor=executor)
 
 
 def calls(folder: Path) -> list[str]:

@@ -65,3 +65,15 @@ def test_bad_sizes() -> None:
         SmallTransformer(nn.Linear(3, 8), 2, d_model=8, num_layers=0, num_heads=2, max_len=6)
     with pytest.raises(InputError, match="num_heads"):
         SmallTransformer(nn.Linear(3, 9), 2, d_model=9, num_layers=1, num_heads=2, max_len=6)
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([[0, 7]]), torch.tensor([[-1, 3]]), torch.zeros(2, 4), torch.tensor([1])])
+def test_ids_that_its_embedding_has_not(ids: torch.Tensor) -> None:
+    with pytest.raises(InputError, match=r"inputs are .*; expected ids \(B, L\) from 0 to 6"):
+        tokens_model()(ids)
+
+
+def test_vectors_of_another_width() -> None:
+    model = SmallTransformer(nn.Linear(3, 8), 2, d_model=8, num_layers=1, num_heads=2, max_len=6)
+    with pytest.raises(InputError, match=r"shape \(2, 6, 4\); expected \(B, L, 3\)"):
+        model(torch.zeros(2, 6, 4))

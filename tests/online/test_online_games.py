@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from assay._errors import InputError
 from assay.online.games import RepeatedMatrixGame, zero_sum_equilibrium
 from assay.online.players import Hedge
 from assay.online.regret import regret
@@ -79,3 +80,13 @@ def test_what_is_refused() -> None:
         RepeatedMatrixGame(PENNIES).play(lambda h: h.new_ones(1, 2), Hedge(1.0), 3)
     with pytest.raises(ValueError, match="expected one finite matrix"):
         zero_sum_equilibrium(torch.ones(3))
+
+
+def test_gaps_are_of_policies() -> None:
+    game, fair = RepeatedMatrixGame(torch.eye(2)), torch.full((1, 2), 0.5)
+    with pytest.raises(InputError, match="x has rows that are no policies"):
+        game.duality_gap(2 * fair, fair)
+    with pytest.raises(InputError, match=r"y has shape \(1, 3\); expected \(1, 2\)"):
+        game.duality_gap(fair, torch.full((1, 3), 1 / 3))
+    with pytest.raises(InputError, match=r"x has shape \(1, 2\); expected \(1, T, 2\)"):
+        game.cce_gap(fair, fair)

@@ -114,7 +114,7 @@ def test_where_there_is_none_the_constraints_are_named(norm: Norm) -> None:
     X[2, (selected[2] + 1) % 5] = X[2, selected[2]]  # equal tokens
     where = (2, int((selected[2] + 1) % 5))
 
-    with pytest.raises(InfeasibleError, match="selected: nothing separates") as error:
+    with pytest.raises(InfeasibleError, match="selected: expected tokens that one direction separates") as error:
         attention_svm(X, Z, selected, norm)
     assert str(where) in str(error.value)
     assert error.value.certificate.shape == (4, 5)
@@ -125,7 +125,7 @@ def test_several_tokens_that_cannot_be_parted_are_named() -> None:
     X, Z, selected = problem(3, 4, 5, 2)
     X[1, (selected[1] + 1) % 4] = X[1, selected[1]]  # one of two equal tokens is dropped
 
-    with pytest.raises(InfeasibleError, match="attention: nothing separates"):
+    with pytest.raises(InfeasibleError, match="attention: expected tokens that one direction separates"):
         multi_token_svm(X, Z, torch.nn.functional.one_hot(selected, 4).double())
 
 
@@ -214,7 +214,7 @@ def test_mistakes() -> None:
         attention_svm(X, Z, selected.float())
     with pytest.raises(InputError, match=r"selected is of list; expected a tensor of torch.int64"):
         attention_svm(X, Z, selected.tolist())  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"tokens have shape \(4, 5\)"):
+    with pytest.raises(InputError, match=r"X, the tokens, has shape \(4, 5\)"):
         attention_svm(X[0], Z, selected)
     with pytest.raises(InputError, match="all of them finite"):
         attention_svm(X * torch.nan, Z, selected)

@@ -62,3 +62,12 @@ def test_labels_must_occur() -> None:
     e, x, _ = problem()
     with pytest.raises(InputError, match="labels has tokens that do not occur"):
         normalised_descent(e, x.clamp(max=3), torch.full((2, 7), 4), steps=1, lr=0.1)
+
+
+@pytest.mark.parametrize(("name", "prompts", "labels"), [
+    ("prompts", [[0, 3]], [0]), ("prompts", [[-1, 2]], [2]), ("labels", [[0, 1]], [2]),
+])  # fmt: skip
+def test_tokens_that_are_not_there(name: str, prompts: list[list[int]], labels: list[int]) -> None:
+    embeddings = torch.eye(3, dtype=torch.float64)[None]
+    with pytest.raises(InputError, match=f"{name} .*expected"):
+        normalised_descent(embeddings, torch.tensor([prompts]), torch.tensor([labels]), steps=1, lr=0.1)

@@ -133,7 +133,9 @@ def test_the_estimate_is_exact_where_labels_have_their_expected_frequencies() ->
 
 def test_prompts_that_do_not_tell_are_refused_by_name_and_reported() -> None:
     apart = count_prompts([[0, 1], [1, 0], [2, 3], [3, 2]] * 2, [0, 1, 2, 3, 1, 0, 3, 2], 4, queries=[0] * 8)
-    with pytest.raises(InputError, match=r"query 0 has no prompts that connect \[\[0, 1\], \[2, 3\]\].*ridge > 0"):
+    with pytest.raises(
+        InputError, match=r"data: query 0 has no prompts that connect \[\[0, 1\], \[2, 3\]\].*ridge > 0"
+    ):
         fit_ccmc(apart)
     found = fit_ccmc(apart, ridge=1e-3)
     assert found.coverage.missing()[0] == [[0, 1], [2, 3]]
@@ -142,7 +144,7 @@ def test_prompts_that_do_not_tell_are_refused_by_name_and_reported() -> None:
     rare = count_prompts([[0, 1], [1, 0], [1, 0]], [0, 1, 0], 2)
     with pytest.raises(InputError, match=r"query 1: of .* never wins"):  # from query 1, token 1 is never said
         fit_ccmc(rare)
-    with pytest.raises(InputError, match="query 1 never occurs"):
+    with pytest.raises(InputError, match="data: query 1 never occurs"):
         fit_ccmc(count_prompts([[0, 1, 0], [1, 0]], [0, 1], 2))
     with pytest.raises(InputError, match="ridge is -1"):
         fit_ccmc(rare, ridge=-1)

@@ -78,7 +78,7 @@ def test_what_cannot_be() -> None:
         collapse_exponents(torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.6, 0.2], [0.5, 0.3, 0.2]]), 2)
     with pytest.raises(InputError, match="winner contains token 7"):
         collapse_exponents(P, 7)
-    with pytest.raises(InputError, match="run 0 came to a token"):
+    with pytest.raises(InputError, match="p leads run 0 to a token"):
         ccmc_generate(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.tensor([[0, 0]]), 3, torch.Generator())
     with pytest.raises(InputError, match="expected ids from 0 to 2"):
         ccmc_generate(P, torch.tensor([[0, 5]]), 3, torch.Generator())

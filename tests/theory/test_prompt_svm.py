@@ -92,3 +92,8 @@ def test_mistakes() -> None:
         joint_max_margin(X, torch.tensor([1.0, 0.0]), selected)
     with pytest.raises(InfeasibleError, match=r"\(0, 0\)"):
         prompt_attention_svm(tensor([[1, 1], [1, 1]]), None, torch.tensor([1]))
+    with pytest.raises(InputError, match=r"selected is \[1, 2\]; expected 2 indices from 0 to 1"):
+        joint_max_margin(X, torch.tensor([1.0, -1.0]), torch.tensor([1, 2]))
+    with pytest.raises(InfeasibleError, match="y: expected labels of the selected tokens") as error:
+        joint_max_margin(tensor([[0, 0], [1, 1]], [[0, 0], [1, 1]]), torch.tensor([1.0, -1.0]), selected)
+    assert error.value.certificate.tolist() == pytest.approx([0.5, 0.5])  # the same token with both labels

@@ -27,6 +27,7 @@ def python_help() -> tuple[str, ...]:
 
     About 80 documents and half a million characters, on every machine without a download. They change from one version
     of Python to the next: store `sys.version` with what is measured on them.
+    Raises `InputError` where this Python comes without them (no module `pydoc_data`).
     """
     try:
         from pydoc_data.topics import topics
@@ -39,6 +40,8 @@ def python_help() -> tuple[str, ...]:
 
 def tokenise(texts: Sequence[str], unit: Literal["character", "word"]) -> Corpus:
     """Characters as they are, or words and single punctuation marks without spaces (``\\w+|[^\\w\\s]``).
+
+    Raises `InputError` where `texts` is empty or a single string, and for another `unit`.
 
     >>> tokenise(["Yes, it is."], "word").vocabulary
     (',', '.', 'Yes', 'is', 'it')
@@ -55,7 +58,11 @@ def tokenise(texts: Sequence[str], unit: Literal["character", "word"]) -> Corpus
 
 
 def split_documents(corpus: Corpus, *, fraction: float = 0.8, generator: torch.Generator) -> tuple[Corpus, Corpus]:
-    """Whole documents to train on and to test on; the first part is `fraction` of them, rounded, at least one each."""
+    """Whole documents to train on and to test on; the first part is `fraction` of them, rounded, at least one each.
+
+    Raises `InputError` where `fraction` is not between 0 and 1, ends excluded, there are fewer than two documents, or
+    `generator` is no `torch.Generator`.
+    """
     check_generator(generator)
     check_number("fraction", fraction)
     if not 0 < fraction < 1 or len(corpus.documents) < 2:
@@ -85,7 +92,11 @@ class Windows(NamedTuple):
 
 
 def random_windows(ids: Tensor, num_examples: int, *, seq_len: int, generator: torch.Generator) -> Windows:
-    """Windows of a text `ids`, (N,), at places drawn uniformly with replacement; N is at least `seq_len` + 1."""
+    """Windows of a text `ids`, (N,), at places drawn uniformly with replacement; N is at least `seq_len` + 1.
+
+    Raises `InputError` where `ids` is not int64, not (N,) or shorter than that, `num_examples` or `seq_len` is no whole
+    number of at least 1, or `generator` is no `torch.Generator`.
+    """
     check_counts(num_examples=num_examples, seq_len=seq_len)
     check_ids("ids", ids)
     check_generator(generator)

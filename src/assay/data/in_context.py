@@ -28,7 +28,11 @@ class Prompts(NamedTuple):
 
 
 class Tasks(Protocol):
-    """A family of tasks over inputs in R^d."""
+    """A family of tasks over inputs in R^d.
+
+    `d`: the size of an input. `draw`: a task for each of B = num_prompts prompts of N = num_points examples, (B, ...),
+    of that dtype and on the device of the generator.
+    """
 
     @property
     def d(self) -> int: ...

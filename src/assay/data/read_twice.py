@@ -23,6 +23,8 @@ def repeat_prompt(inputs: Tensor, targets: Tensor, *, repeats: int = 2) -> Repea
     """Any task read `repeats` times and answered the last time: JRT-Prompt, LM(C, Q, C, Q), for tokens.
 
     `inputs`, `targets`: (..., L), int64, as every generator here gives them. Published: `repeats` = 2.
+    Raises `InputError` where `repeats` is no whole number of at least 1, `inputs` or `targets` is no int64 tensor with
+    L at least 1, or their shapes differ.
 
     >>> repeat_prompt(torch.tensor([5, 6]), torch.tensor([-100, 7])).targets.tolist()
     [-100, -100, -100, 7]
@@ -42,6 +44,7 @@ def pad_by_repeating(ids: Tensor, length: int) -> Tensor:
     The last l tokens are the prompt itself, and what is before them ends with the prompt too; the first reading may
     be cut. This is how a prompt that is shorter than the prefix of prefix linear attention is filled up in the paper
     ("read-twice padding").
+    Raises `InputError` where `ids` is no int64 tensor with l at least 1, or `length` no whole number of at least l.
     """
     check_counts(length=length)
     check_ids("ids", ids)
@@ -57,6 +60,9 @@ def jrt_prompt(context: str, question: str, *, repeats: int = 2, template: str |
         template: the whole prompt, with `{context}` and `{question}` in it as often as they are wanted; then `repeats`
             has no effect. Published: "Information about {question}. {context}\\n{context} {question}:" to extract a
             field of a document (FDA), "{question} {context}\\n{context}" for a text to complete (SQuAD).
+
+    Raises `InputError` where `repeats` is no whole number of at least 1, with a template too, and where `template`
+    cannot be filled in, as with another name or nothing in braces, or a brace by itself.
 
     >>> jrt_prompt("Ada was born in London.", "Ada was born in")
     'Ada was born in London. Ada was born in\\nAda was born in London. Ada was born in'
@@ -74,6 +80,8 @@ def window_around(length: int, start: int, stop: int, budget: int) -> slice:
     """Which `budget` of `length` tokens to keep, with the answer `start:stop` as near the middle as the ends allow.
 
     Published: contexts longer than 1,000 tokens (2,000 where they are read twice) are cut so.
+    Raises `InputError` where `length` or `budget` is no whole number of at least 1, `start:stop` is empty or not within
+    0..length, or the answer is longer than `budget`.
 
     >>> window_around(length=100, start=10, stop=12, budget=40)
     slice(0, 40, None)
@@ -99,7 +107,9 @@ def mask_prefix(
 ) -> MaskedPrefix:
     """Each of the first `prefix_len` tokens is replaced by the mask with probability `rate`: inputs of JRT-RNN's loss.
 
-    Published: 15 %, with a prefix of half of the sequence (1,024 of 2,048).
+    `ids`: (..., L), int64. Published: 15 %, with a prefix of half of the sequence (1,024 of 2,048).
+    Raises `InputError` where `ids` is no int64 tensor with L at least 1, `prefix_len` is no whole number from 1 to L,
+    `rate` no number from 0 to 1, or `generator` no `torch.Generator`.
     """
     check_counts(prefix_len=prefix_len)
     check_ids("ids", ids)

@@ -22,9 +22,11 @@ def induced_weights(
         xs, ys: (B, N, d) and (B, N).
         num_probes: queries at each position, P. More than d where the regressor is not linear.
 
-    Raises `InputError` for fewer than d queries. N calls of the regressor, on P B prompts each. Source: Fu et al. 2023
-    (arXiv 2310.17086), induced weights.
+    Raises `InputError` for fewer than d queries and for other shapes. N calls of the regressor, on P B prompts each.
+    Source: Fu et al. 2023 (arXiv 2310.17086), induced weights.
     """
+    if xs.ndim != 3 or ys.shape != xs.shape[:2]:
+        raise InputError(f"xs has shape {tuple(xs.shape)} and ys {tuple(ys.shape)}; expected (B, N, d) and (B, N)")
     num_prompts, num_points, d = xs.shape
     if num_probes < d:
         raise InputError(f"num_probes is {num_probes}; expected at least d = {d}")
@@ -46,6 +48,7 @@ def similarity_of_induced_weights(weights_a: Tensor, weights_b: Tensor) -> float
 
     weights_a, weights_b: (B, N, d). Positions at which one of them is 0, as all learners are before the first example,
     have no direction, and are left out; NaN where there are no others. Source: Fu et al. 2023 (arXiv 2310.17086), SimW.
+    Raises `InputError` where the two shapes differ, or are not (B, N, d).
     """
     if weights_a.shape != weights_b.shape or weights_a.ndim != 3:
         raise InputError(

@@ -19,10 +19,14 @@ from assay.data.in_context import Prompts
 
 
 class HasPrefixes(Protocol):
+    """A regressor as a method: `predict_prefixes`, xs (B, N, d) and ys (B, N) -> predictions (B, N)."""
+
     def predict_prefixes(self, xs: Tensor, ys: Tensor) -> Tensor: ...
 
 
 class HasLayers(Protocol):
+    """A model whose layers can be read, for xs (B, N, d) and ys (B, N)."""
+
     def hidden_states(self, xs: Tensor, ys: Tensor) -> list[Tensor]:
         """What each layer has at the x, (B, N, D) each."""
 

@@ -23,7 +23,10 @@ class Learner(ABC):
 
     @abstractmethod
     def weights(self, xs: Tensor, ys: Tensor) -> Tensor:
-        """(B, N, d), float64: what the rule makes of the examples before each position of xs (B, N, d), ys (B, N)."""
+        """(B, N, d), float64: what the rule makes of the examples before each position of xs (B, N, d), ys (B, N).
+
+        Raises `InputError` for other shapes.
+        """
 
     def predict_prefixes(self, xs: Tensor, ys: Tensor) -> Tensor:
         """(B, N), float64: y at each position, from the examples before it."""
@@ -35,10 +38,14 @@ def prefix_moments(xs: Tensor, ys: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises `InputError` unless xs is (B, N, d) and ys (B, N). Memory O(B N d^2).
     """
-    if xs.ndim != 3 or ys.shape != xs.shape[:2]:
-        raise InputError(f"xs has shape {tuple(xs.shape)} and ys {tuple(ys.shape)}; expected (B, N, d) and (B, N)")
+    _check_examples(xs, ys)
     x, y = xs.double(), ys.double()
     return _before(x[..., None] * x[..., None, :]), _before(y[..., None] * x)
+
+
+def _check_examples(xs: Tensor, ys: Tensor) -> None:
+    if xs.ndim != 3 or ys.shape != xs.shape[:2]:
+        raise InputError(f"xs has shape {tuple(xs.shape)} and ys {tuple(ys.shape)}; expected (B, N, d) and (B, N)")
 
 
 def _before(terms: Tensor) -> Tensor:
@@ -140,6 +147,7 @@ class OnlineGD(Learner):
     lr: float | None = None
 
     def weights(self, xs: Tensor, ys: Tensor) -> Tensor:
+        _check_examples(xs, ys)
         x, y = xs.double(), ys.double()
         w, all_weights = torch.zeros_like(x[:, 0]), []
         for i in range(x.shape[1]):

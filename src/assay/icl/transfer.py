@@ -32,6 +32,8 @@ def pgd_transfer_excess(tasks: Tensor, n: int, noise: float) -> float:
     is exact, for infinitely many prompts of each task; it is of order d^2 / T once T > d^2. x ~ N(0, I), n examples,
     noise a standard deviation. O(T d^2 + d^3). Source: the law d^2 / T is that of Li et al. 2023 (arXiv 2301.07067) for
     transformers, from memory; for this learner it is `||A - I||_F^2`.
+    Raises `InputError` where tasks are not (T, d) with T at least 1, or not finite, n is no whole number of at least 1,
+    or noise is negative or not finite.
     """
     if tasks.ndim != 2 or not len(tasks):
         raise InputError(f"tasks has shape {tuple(tasks.shape)}; expected (T, d), T at least 1")

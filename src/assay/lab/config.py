@@ -54,7 +54,7 @@ def with_settings(config: ConfigT, settings: Sequence[str]) -> ConfigT:
         try:
             given[name] = alone.validate_python(_parse(words, field))
         except ValidationError:
-            now = _written(getattr(config, name))
+            now = written(getattr(config, name))
             raise InputError(f"{setting}: expected {describe(field)}, such as {name}={now}") from None
     try:
         return type(config).model_validate(config.model_dump() | given)
@@ -89,8 +89,12 @@ def _parse(words: str, field: FieldInfo) -> Any:
     return [part.strip().strip("\"'") for part in inner.split(",")] if inner else []
 
 
-def _written(value: Any) -> str:
-    """As it can be typed behind `key=`."""
+def written(value: Any) -> str:
+    """As it can be typed behind `key=`.
+
+    >>> written([1, 2.5]), written(["a, b", "c"]), written([[0, 1], []]), written(None)
+    ('1,2.5', '["a, b","c"]', '[[0,1],[]]', 'null')
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if isinstance(value, list | tuple) and (any("," in str(one) for one in value) or not value):
         return text

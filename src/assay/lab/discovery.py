@@ -49,6 +49,8 @@ def load_study(source: Source) -> Study:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"study {source.slug} of {source.family} cannot be loaded: {reason}") from error
+    if missing := [name for name in ("slug", "paper", "claims", "scales") if not hasattr(study, name)]:
+        raise InputError(f"study {source.slug} of {source.family} has no {', '.join(missing)}; see docs/studies.md")
     if missing := [name for name in study.requires if importlib.util.find_spec(name) is None]:
         raise InputError(f"study {source.slug} needs {', '.join(missing)}; install it by: {study.extra}")
     return study
@@ -64,12 +66,10 @@ def _by_slug(slug: str) -> Source:
 
 
 def _built_in() -> list[Source]:
-    import assay.studies
-
-    files = [file for folder in assay.studies.__path__ for file in sorted(Path(folder).glob("*/[!_]*.py"))]
+    folder = Path(__file__).parents[1] / "studies"
     return [
         _of_module(f"assay.studies.{file.parent.name}.{file.stem}", file.parent.name.replace("_", "-"))
-        for file in files
+        for file in sorted(folder.glob("*/[!_]*.py"))
     ]
 
 

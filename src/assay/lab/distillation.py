@@ -85,7 +85,10 @@ def output_error(teacher: Mixer, student: Mixer, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def entering(model: nn.Module, mixer: nn.Module, *inputs: Any) -> Tensor:
-    """What enters `mixer`, (B, L, d_model), when the model that it is part of runs on `inputs`. Without gradients."""
+    """What enters `mixer`, (B, L, d_model), when the model that it is part of runs on `inputs`. Without gradients.
+
+    Raises `InputError` where `mixer` does not run, as one that is no part of the model.
+    """
     found: list[Tensor] = []
     hook = mixer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
     try:

@@ -117,13 +117,17 @@ def run_study(
     )
 
 
-def _keyed(study: Study, config: StudyConfig, device: str) -> tuple[dict[str, Unit], dict[str, str]]:
-    """Every unit by its key, in the order of the rows; and the hash of the code of every experiment."""
+def units_of(study: Study, config: StudyConfig) -> list[Unit]:
+    """With their seeds. Raises `InputError` where the settings do not go together."""
     try:
-        units = study.seeded_units(config)
+        return study.seeded_units(config)
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(f"{study.slug} has no units with these settings: {error}") from error
-    codes: dict[str, str] = {}
+
+
+def _keyed(study: Study, config: StudyConfig, device: str) -> tuple[dict[str, Unit], dict[str, str]]:
+    """Every unit by its key, in the order of the rows; and the hash of the code of every experiment."""
+    units, codes = units_of(study, config), dict[str, str]()
     for unit in units:
         if unit.name not in codes:
             codes[unit.name] = fingerprint(unit.experiment, study.parts)

@@ -31,6 +31,8 @@ FORMAT = 1
 """Of the rows and of the way in which units are run (seeding, threads); a change of it makes all results old."""
 STALE = 3600.0
 """Seconds after which a temporary file is what a killed run left behind."""
+NEEDED = {"scale": str, "created": str, "config": dict, "claims": list, "figures": list}
+"""What a run's record has at least."""
 
 
 def default_root() -> Path:
@@ -90,6 +92,8 @@ class Store:
             return None
         except NotADirectoryError:
             raise OutputError(f"cannot write to {self.folder}: {self.folder.parent} is a file") from None
+        except OSError as error:
+            raise OutputError(f"cannot read {self.folder}: {error.strerror or error}; give another --out") from None
 
     def put(self, key: str, unit: Unit, stored: Stored) -> None:
         """Keep a finished unit, and forget that it failed before."""
@@ -117,8 +121,8 @@ class Store:
         shutil.rmtree(self.scratch(key), ignore_errors=True)
 
     def runs(self) -> list[dict[str, Any]]:
-        """The records of all runs, the newest first."""
-        found = [json.loads(file.read_text("utf-8")) for file in (self.folder / "runs").glob("*/run.json")]
+        """The records of all runs, the newest first. Raises `InputError` where one cannot be read."""
+        found = [read_record(file) for file in (self.folder / "runs").glob("*/run.json")]
         return sorted(found, key=lambda record: record["created"], reverse=True)
 
     def sweep(self) -> None:
@@ -148,6 +152,23 @@ class Store:
             raise OutputError(
                 f"cannot write {file}: {error.strerror or error}; what is finished is kept, the same command goes on"
             ) from None
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """A run.json. Raises `InputError` where it is damaged."""
+    try:
+        record = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in NEEDED.items()):
+        raise unreadable(file)
+    return record
+
+
+def unreadable(file: Path) -> InputError:
+    """Of a run's file."""
+    slug = file.parents[2].name
+    return InputError(f"{file} cannot be read; remove its folder, and run again: assay study run {slug}")
 
 
 def _hash(text: str) -> str:

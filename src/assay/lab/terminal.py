@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from assay._errors import InputError
-from assay.lab.config import describe
+from assay.lab.config import describe, written
 from assay.lab.discovery import Source, load_study
-from assay.lab.store import Store
+from assay.lab.store import Store, default_root
 from assay.lab.study import SCALES, Study
 from assay.models._memory import human_bytes
 
@@ -27,7 +28,7 @@ STYLES = {"holds": "green", "fails": "red", "inconclusive": "yellow", "void": "m
 
 
 def print_list(sources: Sequence[Source], root: Path, console: Console) -> None:
-    """For each family a table with a row for each study; one that cannot be loaded says why."""
+    """For each family a table with a row for each study; one that cannot be loaded or read says why."""
     for family, members in itertools.groupby(sources, key=lambda source: source.family):
         table = Table(box=None, pad_edge=False, title=escape(family), title_justify="left")
         table.add_column("study", no_wrap=True)
@@ -36,11 +37,10 @@ def print_list(sources: Sequence[Source], root: Path, console: Console) -> None:
         for source in members:
             try:
                 study = load_study(source)
-            except InputError as error:
-                cells: tuple[str, ...] = (source.slug, str(error), "")
-            else:
                 left = f"{study.slug}\n{study.paper.year}, {len(study.claims)} claims"
                 cells = (left, f"{study.paper.title}\n{_times(study)}\n", _last_of(study, root))
+            except InputError as error:
+                cells = (source.slug, str(error), "")
             table.add_row(*map(escape, cells))
         console.print(table)
 
@@ -68,7 +68,7 @@ def print_study(study: Study, root: Path, console: Console) -> None:
     say()
     say(f"settings, as key=value ({' | '.join(study.scales)}):")
     for name, field in study.Config.model_fields.items():
-        say(f"{name}={' | '.join(_value(getattr(config, name)) for config in study.scales.values())}", 2)
+        say(f"{name}={' | '.join(written(getattr(config, name)) for config in study.scales.values())}", 2)
         say(describe(field) + (f": {field.description}" if field.description else ""), 6)
 
 
@@ -89,7 +89,13 @@ def print_run(run: StudyRun, console: Console) -> None:
                 say(escape(f"{label}{check.verdict}: {check.words}: {check.numbers}"), 4)
     if run.failures:
         say(f"\nthe first failure:\n{escape(run.failures[0])}")
-    console.print(f"\n{escape(str(run.folder))}", highlight=False, soft_wrap=True)
+    command = f"assay study report {shlex.quote(run.study)}{_results(run.folder)}"
+    console.print(escape(f"\n{run.folder}\nfigures, in a page: {command}"), highlight=False, soft_wrap=True)
+
+
+def _results(folder: Path) -> str:
+    root = folder.parents[2]
+    return "" if root == default_root() else f" --results {shlex.quote(str(root))}"
 
 
 def _last_of(study: Study, root: Path) -> str:
@@ -124,12 +130,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(_value, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _first_paragraph(words: str | None) -> str:

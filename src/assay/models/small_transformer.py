@@ -50,12 +50,14 @@ class SmallTransformer(nn.Module):
     def forward(self, inputs: Tensor, offset: int | Tensor = 0) -> Tensor:
         """(B, L, out_dim). The first position is `offset`, a number or one for each sequence, (B,), int64.
 
-        Raises `InputError` where the sequence ends behind `max_len`.
+        Raises `InputError` where the sequence ends behind `max_len`, and for inputs that an embedding or a linear
+        read-in does not take.
         """
         return self.read_out(self.norm(self.hidden_states(inputs, offset)[-1]))
 
     def hidden_states(self, inputs: Tensor, offset: int | Tensor = 0) -> list[Tensor]:
         """What each layer hands on, (B, L, d_model) each, before the last norm. Raises as `forward`."""
+        self._check(inputs)
         length = inputs.shape[1]
         first = torch.as_tensor(offset, device=inputs.device)
         if length + int(first.max()) > self.max_len or int(first.min()) < 0:
@@ -70,3 +72,16 @@ class SmallTransformer(nn.Module):
             x = layer(x)
             states.append(x)
         return states
+
+    def _check(self, inputs: Tensor) -> None:
+        found = f"inputs are {inputs.dtype} of shape {tuple(inputs.shape)}"
+        if isinstance(self.read_in, nn.Embedding):
+            most = self.read_in.num_embeddings - 1
+            whole = not inputs.is_floating_point()
+            if inputs.ndim != 2 or not whole or bool(((inputs < 0) | (inputs > most)).any()):
+                within = f", from {int(inputs.min())} to {int(inputs.max())}" if whole and inputs.numel() else ""
+                raise InputError(f"{found}{within}; expected ids (B, L) from 0 to {most}")
+        elif isinstance(self.read_in, nn.Linear):
+            width = self.read_in.in_features
+            if inputs.ndim != 3 or inputs.shape[-1] != width:
+                raise InputError(f"{found}; expected (B, L, {width})")

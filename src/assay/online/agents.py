@@ -50,7 +50,7 @@ class TextAgent:
 
 
 def build_prompt(losses: Tensor, d: int) -> str:
-    """The game and the losses (t, d) so far, in words."""
+    """The game and the losses (t, d) so far, in words. Raises `InputError` where losses have another shape."""
     if losses.ndim != 2 or losses.shape[-1] != d:
         raise InputError(f"losses has shape {tuple(losses.shape)}; expected (t, {d})")
     lines = [f"round {t}: {', '.join(f'{loss:g}' for loss in row)}" for t, row in enumerate(losses.tolist(), 1)]

@@ -48,6 +48,7 @@ class LinearAttentionPolicy(nn.Module):
         return self._finish(self._attended(history).sum(-2)).to(history)
 
     def policies(self, losses: Tensor) -> Tensor:
+        """Of all rounds, (B, T, d), each from the losses (B, T, d) before it."""
         return self._finish(self.scores(losses)).to(losses)
 
     def scores(self, losses: Tensor) -> Tensor:

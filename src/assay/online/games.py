@@ -67,7 +67,9 @@ class RepeatedMatrixGame:
         return Played(x, y, x_losses, y_losses)
 
     def duality_gap(self, x: Tensor, y: Tensor) -> Tensor:
-        """What the two would gain by best answers, in sum, (G,): 0 in a Nash equilibrium. x: (G, m), y: (G, n)."""
+        """What the two would gain by best answers, in sum, (G,): 0 in a Nash equilibrium. x: (G, m), y: (G, n).
+        Raises `InputError` for what are no policies."""
+        self._check_policies(x, y, 2)
         ours, theirs = self.both
         for_row, for_column = torch.einsum("gmn,gn->gm", ours, y), torch.einsum("gmn,gm->gn", theirs, x)
         return for_row.amax(-1) + for_column.amax(-1) - (for_row * x).sum(-1) - (for_column * y).sum(-1)
@@ -75,12 +77,23 @@ class RepeatedMatrixGame:
     def cce_gap(self, x: Tensor, y: Tensor) -> Tensor:
         """What the better of the two would gain by one action in all rounds, on average, (G,): 0 in a coarse correlated
         equilibrium. x: (G, T, m), y: (G, T, n), policies, of which the joint play of a round is the product. It is the
-        larger of the two `Regret_T / T`: Hannan consistency (Cesa-Bianchi & Lugosi 2006, section 7.4)."""
+        larger of the two `Regret_T / T`: Hannan consistency (Cesa-Bianchi & Lugosi 2006, section 7.4).
+        Raises `InputError` for what are no policies."""
+        self._check_policies(x, y, 3)
         ours, theirs = self.both
         joint = torch.einsum("gtm,gtn->gmn", x, y) / x.shape[1]
         for_row, for_column = ours @ joint.sum(-2)[..., None], joint.sum(-1)[:, None] @ theirs
         row = for_row.amax((-2, -1)) - (ours * joint).sum((-2, -1))
         return torch.maximum(row, for_column.amax((-2, -1)) - (theirs * joint).sum((-2, -1)))
+
+    def _check_policies(self, x: Tensor, y: Tensor, ndim: int) -> None:
+        games = len(self.payoffs)
+        for name, policies, actions in (("x", x, self.payoffs.shape[1]), ("y", y, self.payoffs.shape[2])):
+            if policies.ndim != ndim or (policies.shape[0], policies.shape[-1]) != (games, actions):
+                expected = f"({games}, {'T, ' * (ndim - 2)}{actions})"
+                raise InputError(f"{name} has shape {tuple(policies.shape)}; expected {expected}")
+            if not bool(Simplex().contains(policies).all()):
+                raise InputError(f"{name} has rows that are no policies; expected numbers of at least 0 with sum 1")
 
 
 class Equilibrium(NamedTuple):
@@ -92,7 +105,10 @@ class Equilibrium(NamedTuple):
 
 
 def zero_sum_equilibrium(payoffs: Tensor) -> Equilibrium:
-    """The exact value and equilibrium of one zero-sum game (m, n), by linear programming (scipy's HiGHS)."""
+    """The exact value and equilibrium of one zero-sum game (m, n), by linear programming (scipy's HiGHS).
+
+    Raises `InputError` where payoffs are not one matrix, or not finite.
+    """
     import numpy as np
     from scipy.optimize import linprog
 

@@ -25,9 +25,13 @@ class NetworkPolicy(nn.Module):
         self.network, self.decisions = network, decisions or Simplex()
 
     def forward(self, history: Tensor) -> Tensor:
+        """The policy (B, d) for the round after the losses (B, t, d), t >= 0. Raises `InputError` where the network's
+        scores are not (B, t + 1, d)."""
         return self._all(history)[..., -1, :]
 
     def policies(self, losses: Tensor) -> Tensor:
+        """Of all rounds, (B, T, d), each from the losses (B, T, d) before it. Raises `InputError` where the network's
+        scores are not (B, T, d)."""
         return self._all(losses[..., :-1, :])
 
     def _all(self, losses: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class TotalPlayer(ABC):
         return self.policy(history.sum(-2), history.new_tensor(history.shape[-2] + 1.0))
 
     def policies(self, losses: Tensor) -> Tensor:
+        """Of all rounds, (B, T, d), each from the losses (B, T, d) before it."""
         rounds = torch.arange(1, losses.shape[-2] + 1, device=losses.device, dtype=losses.dtype)
         return self.policy(totals_before(losses), rounds)
 

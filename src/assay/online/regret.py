@@ -13,6 +13,7 @@ def regret(losses: Tensor, policies: Tensor, decisions: Decisions | None = None)
 
     losses, policies: (B, T, d); decisions: what the minimum is over, the simplex by default. Differentiable in the
     policies, which need not be in the set. Source: Zinkevich 2003; for agents Park et al. 2025 (arXiv 2403.16843).
+    Raises `InputError` where losses and policies differ in shape, or have fewer than two axes.
     """
     suffered = _suffered(losses, policies)
     return suffered.cumsum(-1) - (decisions or Simplex()).least(losses.cumsum(-2))

@@ -54,6 +54,8 @@ def max_margin(a: Tensor, b: Tensor | None = None, *, equality: Tensor | None = 
     b = torch.ones(len(a), dtype=a.dtype, device=a.device) if b is None else b.double()
     if a.ndim != 2 or b.shape != a.shape[:1]:
         raise InputError(f"a has shape {tuple(a.shape)} and b {tuple(b.shape)}; expected (m, P) and (m,)")
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise InputError("a or b has entries that are not finite; expected finite numbers")
     if equality is not None and len(equality):
         if equality.ndim != 2 or equality.shape[1] != a.shape[1]:
             raise InputError(f"equality has shape {tuple(equality.shape)}; expected (q, {a.shape[1]})")
@@ -83,7 +85,7 @@ def dual_of_gram(gram: Tensor, b: Tensor) -> Tensor:
     if gram.shape != (len(b), len(b)):
         raise InputError(f"gram has shape {tuple(gram.shape)}; expected ({len(b)}, {len(b)})")
     if not (torch.isfinite(gram).all() and torch.isfinite(b).all()):
-        raise InputError("the constraints have entries that are not finite")
+        raise InputError("gram or b has entries that are not finite; expected finite numbers")
     gram, b = gram.double(), b.double()
     dual = _active_set(gram, b)
     return _least_distance(gram, b) if dual is None else dual

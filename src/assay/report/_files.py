@@ -12,9 +12,13 @@ from assay._errors import OutputError
 
 def check_free(folder: Path, *, force: bool) -> None:
     """Raise `OutputError` where `folder` cannot take a result; meant to be asked before the work is done."""
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file, is_taken = folder.exists() and not folder.is_dir(), folder.is_dir() and any(folder.iterdir())
+    except OSError as error:  # not ours to read, or too long a name
+        raise OutputError(f"cannot read {folder}: {error.strerror or error}; give another --out") from None
+    if is_file:
         raise OutputError(f"{folder} is a file; give --out a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
+    if is_taken and not force:
         raise OutputError(f"{folder} exists and is not empty; give another --out, or --force to replace what is in it")
 
 

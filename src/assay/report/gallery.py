@@ -19,6 +19,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from assay.lab.config import written
+from assay.lab.study import SCALES
 from assay.report._files import write_folder
 from assay.report._text import duration, finite, visible
 from assay.report.gallery_interval import in_words, picture, short
@@ -179,8 +181,10 @@ def _provenance(record: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _command(slug: str, record: dict[str, Any], changed: dict[str, Any]) -> str:
-    """What runs the same again."""
-    given = [shlex.quote(f"{name}={_value(record['config'][name]).replace(', ', ',')}") for name in changed]
+    """What runs the same again; empty for a run from Python, whose scale the study does not have."""
+    if record["scale"] not in SCALES:
+        return ""
+    given = [shlex.quote(f"{name}={written(record['config'][name])}") for name in changed]
     device = [] if record.get("device", "cpu") == "cpu" else ["--device", shlex.quote(record["device"])]
     scale = ["--scale", shlex.quote(record["scale"])]
     return " ".join(["assay study run", shlex.quote(slug), *scale, *given, *device])

@@ -12,10 +12,10 @@ from typing import Any
 from assay._errors import InputError
 from assay.lab.discovery import Source, known_studies, load_study
 from assay.lab.provenance import about
+from assay.lab.store import read_record, unreadable
 from assay.lab.study import SCALES
 from assay.report._text import visible
 
-NEEDED = {"scale": str, "created": str, "config": dict, "claims": list, "figures": list}
 LONGEST = 2_000  # characters of one text
 
 
@@ -70,7 +70,7 @@ def _shown(root: Path, slug: str, source: Source | None) -> Shown:
         text = (folder / "rows.jsonl").read_text("utf-8")
         rows = tuple(json.loads(line) for line in text.split("\n") if line)
     except (OSError, ValueError):
-        raise _broken(folder / "rows.jsonl", slug) from None
+        raise unreadable(folder / "rows.jsonl") from None
     return Shown(slug, family, record, rows, text)
 
 
@@ -81,12 +81,7 @@ def _rank(record: dict[str, Any]) -> tuple[int, bool, str]:
 
 
 def _read(folder: Path, source: Source | None) -> dict[str, Any]:
-    try:
-        record = json.loads((folder / "run.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        record = None
-    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in NEEDED.items()):
-        raise _broken(folder / "run.json", folder.parents[1].name)
+    record = read_record(folder / "run.json")
     if "about" not in record:
         record["about"] = _about(source)
     return {name: harmless(value) for name, value in record.items()}
@@ -98,10 +93,6 @@ def _about(source: Source | None) -> dict[str, Any]:
         return about(load_study(source)) if source else {}
     except InputError:
         return {}
-
-
-def _broken(file: Path, slug: str) -> InputError:
-    return InputError(f"{file} cannot be read; remove its folder, and run again: assay study run {slug}")
 
 
 def harmless(value: Any) -> Any:

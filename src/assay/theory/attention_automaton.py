@@ -73,7 +73,9 @@ def attention_automaton(data: CountedPrompts, embeddings: Tensor) -> AttentionAu
     training it.
 
     Prompts are to be counted with their last token as query, and embeddings to be independent. Orthonormal ones, such
-    as `torch.eye(K)`, treat all tokens alike. Raises `InputError`. For cost see `graph_svm`.
+    as `torch.eye(K)`, treat all tokens alike. For cost see `graph_svm`.
+    Raises `InputError` where embeddings are not (K, d), finite and independent, and `ArithmeticError` as
+    `cyclic_component`.
     """
     graphs = priority_graphs(data)
     embeddings = embeddings.double()

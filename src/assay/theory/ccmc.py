@@ -91,7 +91,8 @@ def fit_ccmc(data: CountedPrompts, *, ridge: float = 0.0) -> CCMCFit:
     ridge: minus log likelihood, summed over prompts, gets `ridge ||theta||^2 / 2` added. Raises `InputError` where
     `ridge` is 0 and there is no unique finite maximum: the prompts do not connect all tokens for all queries, or some
     never win against others; the message names them. With `ridge` > 0 what the prompts do not tell is as equal as
-    possible, and `coverage` says what that is.
+    possible, and `coverage` says what that is. Raises `InputError` for `ridge` below 0 too, and `ArithmeticError` where
+    Newton's method does not come to the maximum, as `choice_mle`.
     """
     if not ridge >= 0:
         raise InputError(f"ridge is {ridge}; expected at least 0")

@@ -41,7 +41,8 @@ def ccmc_generate(p: Tensor, prompts: Tensor, steps: int, generator: torch.Gener
         counts[runs, last] += 1
         said[step] = last
     if bool(stuck.any()):
-        raise InputError(f"run {int(stuck.int().argmax())} came to a token from which p goes to none that it has read")
+        run = int(stuck.int().argmax())
+        raise InputError(f"p leads run {run} to a token that goes to none it has read; expected p above 0 among those")
     return said.mT
 
 

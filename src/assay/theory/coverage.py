@@ -69,7 +69,7 @@ def check_finite(data: CountedPrompts) -> None:
     missing = coverage(data.counts, data.queries).missing()
     for query, parts in missing.items():
         never = "never occurs" if not bool((data.queries == query).any()) else f"has no prompts that connect {parts}"
-        raise InputError(f"query {query} {never}; expected prompts that connect all tokens, or ridge > 0")
+        raise InputError(f"data: query {query} {never}; expected prompts that connect all tokens, or ridge > 0")
     for query in range(data.vocab_size):
         own = data.with_query(query)
         wins = data.counts.new_zeros(data.vocab_size, data.vocab_size).index_add_(0, own.labels, own.counts)
@@ -77,4 +77,4 @@ def check_finite(data: CountedPrompts) -> None:
         if bool((part != part[0]).any()):
             parts = [(part == one).nonzero().squeeze(1).tolist() for one in part.unique()]
             expected = "expected labels for which each part wins and loses, or ridge > 0"
-            raise InputError(f"query {query}: of {parts}, one part never wins against another; {expected}")
+            raise InputError(f"data: query {query}: of {parts}, one part never wins against another; {expected}")

@@ -70,7 +70,9 @@ def cyclic_component(data: CountedPrompts, graphs: Graphs, embeddings: Tensor) -
     and j in one component of the graph of k; and its logits (K, K), row k for last token k.
 
     Components are strongly connected, so the minimum is finite, and unique. embeddings: (K, d), independent, so that
-    logits can be chosen freely: it is then a choice model for each last token. Raises `InputError`.
+    logits can be chosen freely: it is then a choice model for each last token.
+    Raises `InputError` where there are no graphs, embeddings are not (K, d), finite and independent, or data have no
+    prompts for a graph; `ArithmeticError` where Newton's method does not come to the minimum, as `choice_mle`.
     """
     _check(graphs, embeddings)
     tied_head(embeddings.double())

@@ -26,6 +26,8 @@ def hermite_coefficients(link: Callable[[Tensor], Tensor], max_degree: int = 10)
 
     By Gauss-Hermite quadrature of 100 nodes: exact to rounding for polynomials of degree 199 - k and less, about 1e-3
     for a link with a kink, 1e-1 for one with a jump, but for parity, which is kept: an even link has no odd ones.
+    Raises `InputError` where max_degree is no whole number from 0 to 50, and where the link gives another shape than
+    (n,), or numbers that are not finite.
     """
     check_counts(0, max_degree=max_degree)
     if max_degree > NODES // 2:

@@ -62,12 +62,14 @@ def normalised_descent(
     prompts; start: (S, d, d), zeros by default; radius: (S,), the largest Frobenius norm allowed, for points of the
     regularisation path (each step is projected). The gradient is centred, and so goes on where p is 1 in rounding.
     Steps have length lr, and so has the oscillation that remains. O(steps S n L d).
+    Raises `InputError` where a label does not occur in its prompt.
     """
+    check_tokens("prompts", prompts, embeddings.shape[-2])
     problems = torch.arange(len(prompts), device=prompts.device)[:, None]
     x, q = embeddings[problems[..., None], prompts], embeddings[problems, prompts[..., -1]]
     hits = (prompts == labels[..., None]).to(x.dtype)
     if not bool(hits.any(-1).all()):
-        raise InputError("labels has tokens that do not occur in their prompts")
+        raise InputError("labels has tokens that do not occur in their prompts; expected tokens that do")
     w = x.new_zeros(len(x), x.shape[-1], x.shape[-1]) if start is None else start.clone()
     for _ in range(steps):
         logits = (x @ (q @ w.mT)[..., None]).squeeze(-1)

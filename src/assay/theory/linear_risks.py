@@ -65,6 +65,8 @@ def icl_pgd_risk(W: Tensor, Sx: Tensor, Sb: Tensor, n: int, noise: float) -> Ten
 
     With `V = Sx^1/2 W Sx^1/2`: `M - 2 n tr(V A) + n tr(V ((n + 1) A + M I) V^T)`. Sb may be the second moment of any
     finite set of tasks: the risk depends on beta by that alone. O(d^3).
+    Raises `InputError` where W, Sx and Sb are not (d, d) all three, Sx or Sb is not finite, symmetric and positive
+    semidefinite, n is no whole number of at least 1, or noise is negative or not finite.
     """
     root = _root(Sx, "Sx")
     A = root @ _covariance(Sb, "Sb", len(root)) @ root

@@ -51,7 +51,9 @@ def multi_token_svm(X: Tensor, Z: Tensor, attention: Tensor, threshold: float = 
     ratios = (attention.gather(-1, top[:, None]) / attention)[kept].log()
     finite = torch.linalg.pinv(rows[kept]) @ ratios
     if not torch.allclose(rows[kept] @ finite, ratios, rtol=1e-6, atol=1e-6):
-        raise InputError("attention has ratios among the tokens it keeps that no W gives them")
+        raise InputError(
+            "attention has ratios among the tokens it keeps that no W gives; expected those of one softmax(X W z)"
+        )
     with constraints_named(dropped, "attention"):
         direction = max_margin(rows[dropped], equality=rows[kept]).w
     shape = X.shape[-1], Z.shape[-1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from assay._errors import InputError
-from assay.optim.max_margin import max_margin
+from assay.optim.max_margin import InfeasibleError, max_margin
 from assay.theory.selection import advantages, constraints_named
 
 
@@ -60,11 +60,18 @@ def joint_max_margin(
     v separates the selected tokens by their labels y (n,), -1 or 1, with the largest margin and no intercept. support:
     boolean (n,), the inputs at that margin; for the others p only has to prefer the selected token, `>= 0`.
     X, W: as in `prompt_attention_svm`. Source: Tarzanagh et al. 2023 (arXiv 2306.13596), section on joint convergence.
+    Raises `InputError` where y is not one label, -1 or 1, for each input, and where X is not finite or has only one
+    token for each input; `InfeasibleError` where no v separates the selected tokens by labels, or no p selects them.
     """
     if y.shape != selected.shape or not bool((y.abs() == 1).all()):
         raise InputError(f"y is {y.tolist()}; expected {len(X)} labels, each -1 or 1")
+    advantages(X.double(), selected)  # whether the two fit
     features = X.double()[torch.arange(len(X), device=X.device), selected]
     signed = y.double()[:, None] * features
-    v = max_margin(signed).w
+    try:
+        v = max_margin(signed).w
+    except InfeasibleError as error:
+        reason = "expected labels of the selected tokens that one direction through 0 tells apart"
+        raise InfeasibleError(f"y: {reason}", error.certificate) from None
     support = signed @ v <= 1 + 1e-6
     return v, prompt_attention_svm(X, W, selected, ~support), support

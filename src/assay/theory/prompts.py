@@ -37,7 +37,8 @@ class CountedPrompts:
         absent = self.counts.gather(1, self.labels[:, None]).squeeze(1) == 0
         if absent.any():
             i = int(absent.nonzero()[0])
-            raise InputError(f"labels[{i}] is token {int(self.labels[i])}, which prompt {i} does not contain")
+            token = int(self.labels[i])
+            raise InputError(f"labels[{i}] is token {token}, which prompt {i} does not contain; expected one it does")
 
     @property
     def vocab_size(self) -> int:

@@ -18,7 +18,7 @@ def advantages(tokens: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
     tokens: (n, T, d), floating point; selected: (n,), int64, indices of tokens. Raises `InputError`.
     """
     if tokens.ndim != 3 or not bool(torch.isfinite(tokens).all()):
-        raise InputError(f"tokens have shape {tuple(tokens.shape)}; expected (n, T, d), all of them finite")
+        raise InputError(f"X, the tokens, has shape {tuple(tokens.shape)}; expected (n, T, d), all of it finite")
     kind = getattr(selected, "dtype", type(selected).__name__)
     if kind != torch.int64:
         raise InputError(f"selected is of {kind}; expected a tensor of torch.int64, an index for each input")
@@ -29,7 +29,7 @@ def advantages(tokens: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
     others = torch.ones(n, T, dtype=torch.bool, device=tokens.device)
     others[chosen] = False
     if not bool(others.any()):
-        raise InputError("tokens hold one token for each input; expected at least two, of which one is selected")
+        raise InputError("X holds one token for each input; expected at least two, of which one is selected")
     return tokens[chosen][:, None] - tokens, others
 
 
@@ -66,5 +66,5 @@ def constraints_named(others: Tensor, argument: str = "selected") -> Iterator[No
         most = certificate.flatten().topk(min(5, certificate.numel()))
         worst = most.indices[most.values > 1e-6 * most.values.max()]
         where = [(int(i) // others.shape[1], int(i) % others.shape[1]) for i in worst]
-        reason = f"nothing separates these tokens; among others (input, token) {where} contradict each other"
+        reason = f"expected tokens that one direction separates; (input, token) {where} contradict each other"
         raise InfeasibleError(f"{argument}: {reason}", certificate) from None

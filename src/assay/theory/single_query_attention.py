@@ -33,6 +33,8 @@ class PooledAttention(nn.Module):
         self.attention: Tensor | None = None
 
     def logits(self, X: Tensor, *queries: Tensor) -> Tensor:
+        """(..., n, T), before the softmax, for X (..., n, T, d) and the queries that a subclass takes. Each subclass
+        gives its own; here it raises `NotImplementedError`."""
         raise NotImplementedError
 
     def forward(self, X: Tensor, *queries: Tensor) -> Tensor:
@@ -78,6 +80,7 @@ class SingleQueryAttention(PooledAttention):
         return self.K @ self.Q.mT if self.factored else self.W
 
     def logits(self, X: Tensor, *queries: Tensor) -> Tensor:
+        """`X_i W z_i`, (*runs, n, T), for X (*runs, n, T, d) and one tensor of queries z, (*runs, n, d)."""
         (Z,) = queries
         return torch.einsum("...itd,...de,...ie->...it", X, self.matrix, Z)
 
@@ -94,5 +97,6 @@ class PromptAttention(PooledAttention):
         self.register_buffer("W", W)
 
     def logits(self, X: Tensor, *queries: Tensor) -> Tensor:  # noqa: ARG002
+        """`X_i W p`, (*runs, n, T), for X (*runs, n, T, d). Takes no account of queries."""
         keys = X if self.W is None else torch.einsum("...itd,...de->...ite", X, self.W)
         return torch.einsum("...itd,...d->...it", keys, self.p)

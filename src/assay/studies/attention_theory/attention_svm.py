@@ -161,7 +161,7 @@ class AttentionSVMStudy(Study):
         "paper": Config(seeds=100, runs=20, sets=20, starts=64, rank_lengths=(5, 10, 15), several_runs=4000, trials=1,
                         rank_widths=(1, 2, 3, 4, 5, 10, 15, 20)),
     }  # fmt: skip
-    seconds = {"smoke": 20, "laptop": 240, "paper": 6000}
+    seconds = {"smoke": 20, "laptop": 140, "paper": 6000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         sizes = {"n": config.n, "T": config.length, "d": config.d}

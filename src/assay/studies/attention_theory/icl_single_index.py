@@ -139,7 +139,7 @@ class SingleIndex(Study):
         "paper": Config(dims=[16, 32], r=8, tasks_per_d=65_536, examples=512, neurons=1024, fitted_tasks=20_000,
                         fitted_examples=128, fitted_neurons=64, lengths=(32, 128, 512), test=1000),
     }  # fmt: skip
-    seconds = {"smoke": 12, "laptop": 180, "paper": 100_000}
+    seconds = {"smoke": 12, "laptop": 280, "paper": 100_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         same = config.model_dump(exclude={"dims", "tasks_per_d", "seeds"})

@@ -151,7 +151,7 @@ class RandomFeatureAttentionStudy(Study):
                         key_counts=[4, 16], dims=[4, 8, 16], head_counts=[16, 64, 256],
                         curve=[256, 1024, 16_384]),
     }  # fmt: skip
-    seconds = {"smoke": 12, "laptop": 70, "paper": 20_000}
+    seconds = {"smoke": 12, "laptop": 270, "paper": 20_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         same = {"bias": config.bias, "num_keys": config.num_keys}

@@ -60,7 +60,7 @@ class RegretLossStudy(Study):
                         simplex_steps=10_000, d=10, train_batch=256, transformer_steps=20_000, transformer_lr=3e-4,
                         transformer_rounds=100, transformer_d=10, width=256, layers=4),
     }  # fmt: skip
-    seconds = {"smoke": 10, "laptop": 240, "paper": 100_000}
+    seconds = {"smoke": 10, "laptop": 300, "paper": 100_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         for variances, horizon in (((1.0, 2.0, 0.5), 6), ((1.0, 1.0, 1.0), 6), ((1.0, 1.0), 20)):

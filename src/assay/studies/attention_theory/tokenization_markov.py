@@ -62,7 +62,7 @@ class TokenizationMarkov(Study):
                         width=256, depth=6, context=512, batch_chars=16_384, steps=8000, points=400,
                         lrs=[0.0003, 0.001]),
     }  # fmt: skip
-    seconds = {"smoke": 5, "laptop": 250, "paper": 400_000}
+    seconds = {"smoke": 5, "laptop": 360, "paper": 400_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         chars = {"train_chars": config.train_chars, "test_chars": config.test_chars}

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 
 from assay.lab import Check, Claim, Unit, grid, mark, plot
 from assay.studies.memory._ess_collapse import Task, recall
@@ -159,20 +159,20 @@ class CollapseConfig(BaseModel):
     collapse_lr: float = Field(default=2e-2, gt=0, description="learning rate of these models")
     collapse_layers: int = Field(default=1, ge=1, description="of these models")
     collapse_width: int = Field(default=32, ge=2, description="of these models")
-    collapse_states: list[int] = Field(
+    collapse_states: list[PositiveInt] = Field(
         default=[8, 32], min_length=2, description="TSS of these models, smallest and largest"
     )
     collapse_pairs: int = Field(default=16, ge=4, description="that these models recall")
     collapse_room: int = Field(default=4, ge=4, description="tokens for each of these pairs")
     collapse_vocab: int = Field(default=64, ge=10, description="tokens that these models know")
     collapse_batch: int = Field(default=16, ge=1, description="sequences of all these pairs in a step")
-    fast_betas: list[float] = Field(
+    fast_betas: list[PositiveFloat] = Field(
         default=[0.25, 2], min_length=2, max_length=2, description="of GLA and WLA that decay fast"
     )
-    slow_betas: list[float] = Field(
+    slow_betas: list[PositiveFloat] = Field(
         default=[16, 64], min_length=2, max_length=2, description="of GLA and WLA that decay slowly"
     )
-    s6_alphas: list[float] = Field(
+    s6_alphas: list[PositiveFloat] = Field(
         default=[1 / 32, 1000], min_length=2, max_length=2, description="of GLA-S6 that decays fast, and slowly"
     )
     penalty: float = Field(default=1 / 8, gt=0, description="factor of the mean of ||A - I||_F in the loss")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from assay.lab import Check, Claim, Row, Unit, grid, mark, plot, spearman
@@ -100,11 +100,13 @@ CLAIMS = (
 class DistilledConfig(BaseModel):
     """Fields of the study's config."""
 
-    teacher_betas: list[float] = Field(default=[1, 4, 16, 64], description="of GLA that is trained and distilled")
+    teacher_betas: list[PositiveFloat] = Field(
+        default=[1, 4, 16, 64], description="of GLA that is trained and distilled"
+    )
     teacher_heads: int = Field(default=8, ge=1, description="of these layers and of their students")
     teacher_width: int = Field(default=32, ge=2, description="of these layers")
     teacher_state: int = Field(default=32, ge=2, description="TSS of these layers")
-    students: list[int] = Field(default=[4, 16], description="TSS of their students")
+    students: list[PositiveInt] = Field(default=[4, 16], description="TSS of their students")
     teacher_pairs: int = Field(default=16, ge=4, description="that these layers recall, in 4 times as many tokens")
     teacher_vocab: int = Field(default=64, ge=10, description="tokens of these")
     teacher_batch: int = Field(default=16, ge=1, description="sequences of all these pairs in a step")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveFloat
 
 from assay.lab import Check, Claim, Row, Unit, grid, mark, plot
 from assay.lab.training import token_accuracy, train
@@ -72,7 +72,7 @@ class LayersConfig(BaseModel):
     layers_vocab: int = Field(default=64, ge=10, description="tokens of these")
     layers_batch: int = Field(default=16, ge=1, description="sequences of all these pairs in a step")
     layers_width: int = Field(default=32, ge=2, description="of these models, and their TSS")
-    layers_betas: list[float] = Field(
+    layers_betas: list[PositiveFloat] = Field(
         default=[0.25, 2], min_length=2, max_length=2, description="of GLA and WLA in these"
     )
     layers_lr: float = Field(default=2e-2, gt=0, description="learning rate of these")

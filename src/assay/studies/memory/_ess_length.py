@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from assay.lab import Check, Claim, Row, Unit, grid, mark, plot
@@ -83,11 +83,13 @@ CLAIMS = (
 class LengthConfig(BaseModel):
     """Fields of the study's config."""
 
-    length_rooms: list[int] = Field(default=[4, 16], description="tokens for each pair, shortest and longest; []: none")
+    length_rooms: list[PositiveInt] = Field(
+        default=[4, 16], description="tokens for each pair, shortest and longest; []: none"
+    )
     length_pairs: int = Field(default=8, ge=4, description="to recall at every length")
     length_width: int = Field(default=32, ge=2, description="of these models, and their TSS")
     length_steps: int = Field(default=1000, ge=1, description="of training at every length")
-    length_betas: list[float] = Field(
+    length_betas: list[PositiveFloat] = Field(
         default=[0.25, 2], min_length=2, max_length=2, description="of GLA and WLA at every length"
     )
     length_vocab: int = Field(default=64, ge=10, description="tokens at every length")

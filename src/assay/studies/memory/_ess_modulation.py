@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveFloat
 from torch import Tensor
 
 from assay.data import mqar_stream, python_help
@@ -223,22 +223,15 @@ class ModulationConfig(BaseModel):
     models: list[str] = Field(default=[ATTENTION, MAMBA], description="language models read at ends of documents")
     texts: int = Field(default=6, ge=1, description="of four passages each, read by each of these models")
     words: int = Field(default=60, ge=20, description="in each passage")
-    tolerances: list[float] = Field(default=[0.01, 0.1, 1.0], description="of the ESS of these models")
+    tolerances: list[PositiveFloat] = Field(default=[0.01, 0.1, 1.0], description="of the ESS of these models")
 
 
-BILLIONS = {
-    "tiiuae/falcon-mamba-7b": 7.3, "state-spaces/mamba-2.8b-hf": 2.8, "EleutherAI/pythia-2.8b": 2.8,
-    "microsoft/phi-2": 2.8, "microsoft/Phi-3-mini-4k-instruct": 3.8, "mistralai/Mistral-7B-v0.1": 7.2,
-    "mistralai/Mistral-7B-Instruct-v0.2": 7.2, "meta-llama/Meta-Llama-3-8B-Instruct": 8.0,
-}  # fmt: skip
-"""The named public models, and how many parameters they have."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "smoke": {"stream_mixers": [], "models": []},
     "laptop": {},
     "paper": {
         "stream_mixers": ["GLA", "LA", "SA"], "stream_pairs": 32, "stream_vocab": 8192,
         "stream_pattern": "{mixer}*2", "stream_steps": 140_000, "texts": 64,
-        "models": [ATTENTION, MAMBA, *BILLIONS],
     },
 }  # fmt: skip
 

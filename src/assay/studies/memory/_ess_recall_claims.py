@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PositiveInt
 
 from assay.lab import Check, Claim, Unit, grid, mark, plot, spearman
 from assay.studies.memory._ess_recall import trained_memory
@@ -50,12 +50,12 @@ class RecallConfig(BaseModel):
     recall_mixers: list[Literal["GLA", "LA", "WLA"]] = Field(
         default=["GLA", "LA", "WLA"], description="classes trained on the tasks"
     )
-    recall_states: list[int] = Field(default=[4, 8, 32], description="TSS of a channel of these")
-    recall_pairs: list[int] = Field(
+    recall_states: list[PositiveInt] = Field(default=[4, 8, 32], description="TSS of a channel of these")
+    recall_pairs: list[PositiveInt] = Field(
         default=[2, 4, 8], min_length=1, description="pairs to recall in 4 times as many tokens"
     )
-    copied: list[int] = Field(default=[4, 8], description="tokens to copy")
-    compressed: list[int] = Field(default=[4, 16], description="vocabularies to compress")
+    copied: list[PositiveInt] = Field(default=[4, 8], description="tokens to copy")
+    compressed: list[PositiveInt] = Field(default=[4, 16], description="vocabularies to compress")
     recall_vocab: int = Field(default=32, ge=4, description="tokens in recall and copying")
     recall_pattern: str = Field(default="base-conv-short,{mixer}", description="layers of the models of the tasks")
     recall_width: int = Field(default=64, ge=2, description="of these models")

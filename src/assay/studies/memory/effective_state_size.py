@@ -17,12 +17,13 @@ from assay.studies.memory import _ess_hybrids as hybrids
 from assay.studies.memory import _ess_layers as layers
 from assay.studies.memory import _ess_length as length
 from assay.studies.memory import _ess_modulation as modulation
+from assay.studies.memory import _ess_public_models as public
 from assay.studies.memory import _ess_recall_claims as recall
 from assay.studies.memory import _ess_without_training as untrained
 from assay.studies.memory._ess_recall import length_of
 
 # each has CLAIMS, a config, SETTINGS, units and figures
-PARTS = (untrained, recall, hybrids, collapse, length, layers, distilled, modulation)
+PARTS = (untrained, recall, hybrids, collapse, length, layers, distilled, modulation, public)
 
 
 def settings(scale: str) -> dict[str, Any]:
@@ -42,7 +43,8 @@ class EffectiveStateSize(Study):
 
     class Config(
         untrained.UntrainedConfig, recall.RecallConfig, hybrids.HybridConfig, collapse.CollapseConfig,
-        length.LengthConfig, layers.LayersConfig, distilled.DistilledConfig, modulation.ModulationConfig, StudyConfig,
+        length.LengthConfig, layers.LayersConfig, distilled.DistilledConfig, modulation.ModulationConfig,
+        public.PublicConfig, StudyConfig,
     ):  # fmt: skip
         """All parts' fields."""
 
@@ -59,8 +61,8 @@ class EffectiveStateSize(Study):
 
     def resources(self, unit: Unit) -> Resources:
         given = unit.settings
-        if unit.experiment is modulation.document_ends:
-            return Resources(memory=PROCESS + 4e9 * modulation.BILLIONS.get(given["model"], 0))
+        if unit.experiment is public.public_models:
+            return Resources(memory=PROCESS + 4e9 * public.BILLIONS.get(given["model"], 8))
         if "steps" not in given:
             return Resources()
         task, vocabulary = given.get("task", "recall"), given.get("vocab_size", 0)

@@ -134,9 +134,18 @@ def report(
 
 
 def _chosen(names: Sequence[str]) -> list[Study]:
-    from assay.lab.discovery import find_study, known_studies
+    """Those with these names, or all that can be loaded here; which cannot is said."""
+    from assay.lab.discovery import find_study, known_studies, load_study
 
-    return [find_study(name) for name in names or [source.slug for source in known_studies()]]
+    if names:
+        return [find_study(name) for name in names]
+    found = []
+    for source in known_studies():
+        try:
+            found.append(load_study(source))
+        except InputError as error:
+            sys.stderr.write(f"assay: left out: {error}\n")
+    return found
 
 
 def _run(
@@ -150,7 +159,7 @@ def _run(
     *,
     quiet: bool,
 ) -> Iterator[StudyRun]:
-    """All settings are checked before anything runs."""
+    """All settings are checked before anything runs, and whether the largest units fit."""
     from contextlib import redirect_stdout
 
     from joblib import cpu_count  # type: ignore[import-untyped]
@@ -158,9 +167,9 @@ def _run(
 
     from assay._progress import progress_bar
     from assay.lab.config import with_settings
-    from assay.lab.executor import in_processes
+    from assay.lab.executor import fitting, in_processes
     from assay.lab.ray import on_ray
-    from assay.lab.runner import run_study
+    from assay.lab.runner import run_study, units_of
     from assay.lab.terminal import print_run
     from assay.models.load import resolve_device
 
@@ -168,6 +177,8 @@ def _run(
     if ray and where not in ("cpu", "cuda"):
         raise InputError(f"--device {device} with --ray: give cpu or cuda; Ray says which GPU")
     configs = [with_settings(study.config(scale), settings) for study in studies]
+    if not ray and len(studies) > 1:  # the executor looks at one for itself
+        fitting([unit for study, config in zip(studies, configs, strict=True) for unit in units_of(study, config)], 1)
     console = Console(file=sys.stdout)  # what Ray and experiments print goes elsewhere
     with redirect_stdout(sys.stderr), on_ray(ray) if ray else in_processes(jobs or cpu_count()) as executor:
         for study, config in zip(studies, configs, strict=True):
