@@ -44,7 +44,7 @@ def forgetting_mqar(
 
     The task of Zoology's repository (Arora et al., github.com/HazyResearch/zoology); there by default 8 pairs and 4
     updates. Here all D + U values of a sequence are distinct, so an update is always seen; there a new value could
-    repeat an old one, with a probability of the order of 1/V.
+    repeat an old one, with a probability of the order of 1/V. Random filler is the default there.
 
     Arguments as for `mqar`; `seq_len` is even and at least 4 D + 2 U. Raises `InputError` for sizes that do not fit.
     O(B (L + D log D)), as long as D + U is below V/8.
