@@ -36,8 +36,8 @@ def continuous_mqar(
     the pairs has a random order of its own, and so have the queries. It needs no shift from a key to its value, so a
     single linear-attention layer with `B = key`, `C = key` is a solution where keys are orthogonal.
 
-    The task of Zoology's repository (Arora et al., github.com/HazyResearch/zoology), there with 8 pairs and one pass; for an
-    odd V its last row is never drawn there.
+    The task of Zoology's repository (Arora et al., github.com/HazyResearch/zoology), there with 8 pairs and one
+    pass; for an odd V its last row is never drawn there.
 
     Args:
         embeddings: (V, d), floating point.
