@@ -107,7 +107,7 @@ def test_a_run_with_settings_of_ones_own_does_not_stand_for_its_scale(tmp_path: 
 def test_the_command_can_be_typed_as_it_is(tmp_path: Path) -> None:
     write_run(tmp_path, "one", config={"seeds": 3, "states": [["4, 5"], []], "rate": 0.123456789})
     page = Page(gallery(tmp_path, tmp_path / "out", "one") / "one.html").text
-    assert """assay study run one --scale laptop 'states=[["4, 5"],[]]' rate=0.123456789 Settings""" in page
+    assert """assay study run one --scale laptop seeds=3 'states=[["4, 5"],[]]' rate=0.123456789 Settings""" in page
 
     write_run(tmp_path, "two", name="custom-a")  # from Python: no command does the same
     assert "assay study run" not in Page(gallery(tmp_path, tmp_path / "other", "two") / "two.html").text

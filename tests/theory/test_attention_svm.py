@@ -216,7 +216,7 @@ def test_mistakes() -> None:
         attention_svm(X, Z, selected.tolist())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"X, the tokens, has shape \(4, 5\)"):
         attention_svm(X[0], Z, selected)
-    with pytest.raises(InputError, match="all of them finite"):
+    with pytest.raises(InputError, match="all of it finite"):
         attention_svm(X * torch.nan, Z, selected)
     with pytest.raises(InputError, match=r"Z has shape \(2, 5\); expected \(3, e\)"):
         attention_svm(X, Z[:2], selected)

@@ -66,9 +66,9 @@ def run_study(
     """
     store = Store(root or default_root(), study.slug)
     units, codes = _keyed(study, config, device)
-    store.sweep()
     found = {key: stored for key in units if (stored := store.get(key)) is not None}
     missing = {key: replace(unit, scratch=store.scratch(key)) for key, unit in units.items() if key not in found}
+    store.sweep()
     failures: dict[str, str] = {}
     show = progress or (lambda *_: None)
     show(0.0, f"{study.slug}: {len(missing)} units")

@@ -216,6 +216,8 @@ def units(config: HybridConfig) -> Iterator[Unit]:
 def figures(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Of the rows of all experiments; none where nothing was trained."""
     own = rows[rows.experiment == "hybrid"]
+    if own.empty:
+        return []
     return [
         plot(f"Where attention stands, {layers:.0f} layers",
              mark("barX", some.groupby("placement", as_index=False)[["accuracy"]].mean(), x="accuracy", y="placement"),
