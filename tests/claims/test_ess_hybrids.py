@@ -73,9 +73,10 @@ def made(
     for layers, accuracy in ((4, four | {(): none, (0,): first}), (8, eight)):
         for places, value in accuracy.items():
             most = (4 if value > 0.5 else collapsed) if places else 0.0
+            diluted = 0 in places and len(places) > 1  # the mean, by a layer that does nothing
             rows.append({
                 "layers": layers, "placement": hybrids.named(places), "accuracy": value, "most_sa_ess": most + value,
-                "mean_sa_ess": most / (2 if 0 in places and len(places) > 1 else 1), "most_gla_ess": gla * value if gla > 1 else 1.0,
+                "mean_sa_ess": most / (1 + diluted), "most_gla_ess": gla * value if gla > 1 else 1.0,
             })  # fmt: skip
     return pd.concat(pd.DataFrame(rows).assign(seed=seed) for seed in range(5))
 
