@@ -160,7 +160,7 @@ class JustReadTwice(Study):
             vocab_size=2048, width=64, num_heads=2, feature_dim=16, steps=45_000, batch=256, lr=8e-4,
         ),
     }  # fmt: skip
-    seconds = {"smoke": 10, "laptop": 600, "paper": 40_000}
+    seconds = {"smoke": 10, "laptop": 750, "paper": 40_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         yield from grid(order, sizes=((4, 64), (64, 4), (16, 16)), state=64, vocab_size=2048, trials=config.trials)
