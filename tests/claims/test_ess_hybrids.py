@@ -137,5 +137,5 @@ def test_a_figure_has_a_row_for_each_placement() -> None:
     rows = made(0.2, 0.9, 0.9, 0.2).assign(experiment="hybrid")
 
     four, eight = hybrids.figures(rows)
-    assert [len(figure["marks"][0]["data"]) for figure in (four, eight)] == [11, 6]
+    assert [len(figure["marks"][1]["data"]) for figure in (four, eight)] == [11, 6]
     assert hybrids.figures(rows.assign(experiment="another")) == []

@@ -220,8 +220,8 @@ def figures(rows: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     return [
         plot(f"Where attention stands, {layers:.0f} layers",
-             mark("barX", some.groupby("placement", as_index=False)[["accuracy"]].mean(), x="accuracy", y="placement"),
              mark("dot", some, x="accuracy", y="placement"),
-             x={"label": "accuracy"}, y={"label": "layers of attention"})
+             mark("tickX", some.groupby("placement", as_index=False)[["accuracy"]].mean(), x="accuracy", y="placement"),
+             x={"label": "accuracy of each seed, and the mean", "domain": [0, 1]}, y={"label": "layers of attention"})
         for layers, some in own.groupby("layers")
     ]  # fmt: skip
