@@ -7,6 +7,7 @@ from torch import Tensor
 
 from assay._errors import InputError
 from assay.icl.layer_matching import Regressor, predictions
+from assay.icl.learners import check_examples
 
 
 def induced_weights(
@@ -25,8 +26,7 @@ def induced_weights(
     Raises `InputError` for fewer than d queries and for other shapes. N calls of the regressor, on P B prompts each.
     Source: Fu et al. 2023 (arXiv 2310.17086), induced weights.
     """
-    if xs.ndim != 3 or ys.shape != xs.shape[:2]:
-        raise InputError(f"xs has shape {tuple(xs.shape)} and ys {tuple(ys.shape)}; expected (B, N, d) and (B, N)")
+    check_examples(xs, ys)
     num_prompts, num_points, d = xs.shape
     if num_probes < d:
         raise InputError(f"num_probes is {num_probes}; expected at least d = {d}")

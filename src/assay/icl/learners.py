@@ -38,12 +38,13 @@ def prefix_moments(xs: Tensor, ys: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises `InputError` unless xs is (B, N, d) and ys (B, N). Memory O(B N d^2).
     """
-    _check_examples(xs, ys)
+    check_examples(xs, ys)
     x, y = xs.double(), ys.double()
     return _before(x[..., None] * x[..., None, :]), _before(y[..., None] * x)
 
 
-def _check_examples(xs: Tensor, ys: Tensor) -> None:
+def check_examples(xs: Tensor, ys: Tensor) -> None:
+    """Raises `InputError` unless xs is (B, N, d) and ys (B, N)."""
     if xs.ndim != 3 or ys.shape != xs.shape[:2]:
         raise InputError(f"xs has shape {tuple(xs.shape)} and ys {tuple(ys.shape)}; expected (B, N, d) and (B, N)")
 
@@ -147,7 +148,7 @@ class OnlineGD(Learner):
     lr: float | None = None
 
     def weights(self, xs: Tensor, ys: Tensor) -> Tensor:
-        _check_examples(xs, ys)
+        check_examples(xs, ys)
         x, y = xs.double(), ys.double()
         w, all_weights = torch.zeros_like(x[:, 0]), []
         for i in range(x.shape[1]):
