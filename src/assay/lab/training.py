@@ -104,7 +104,10 @@ def train(
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}; expected at least 1")
     device = next(model.parameters()).device
-    used = list(optimizers) if optimizers is not None else [AdamW(model.parameters(), lr, weight_decay=weight_decay)]
+    if optimizers is None:
+        fused = not any(p.is_complex() for p in model.parameters())  # it is much faster where a model is small
+        optimizers = [AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=fused)]
+    used = list(optimizers)
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in used]
     about: dict[str, Any] = {
         "steps": steps,
@@ -137,11 +140,11 @@ def train(
                 break
             generator.manual_seed(_seed(seed, step))
             torch.manual_seed(_seed(seed, step))
+            model.zero_grad()  # it may have parameters that no optimizer has, and they the other way
             for optimizer, starts in zip(used, rates, strict=True):
+                optimizer.zero_grad()
                 for group, rate in zip(optimizer.param_groups, starts, strict=True):
                     group["lr"] = rate * schedule(step, steps, warmup)
-            for one in (model, *used):  # the model may have parameters that no optimizer has, and they the other way
-                one.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 current = loss(model, draw(generator))
             current.backward()

@@ -53,5 +53,5 @@ def muon_and_adamw(
     matrices, rest = split_muon_params(model)
     return (
         Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum),
-        AdamW(rest, lr=rest_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        AdamW(rest, lr=rest_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     )

@@ -30,7 +30,7 @@ def trained(
     optimizers = None  # AdamW alone
     if optimizer == "muon":
         matrices, rest = split_muon_params(model)
-        optimizers = (StackedMuon(matrices, lr=lr), AdamW(rest, lr=3e-3, weight_decay=0))
+        optimizers = (StackedMuon(matrices, lr=lr), AdamW(rest, lr=3e-3, weight_decay=0, fused=True))
     train(model, lambda g: sampler.sample(batch, points, generator=g), steps=steps, seed=seed, loss=cot_loss, lr=lr,
           optimizers=optimizers)  # fmt: skip
     model.eval()

@@ -76,7 +76,7 @@ def text_model(
         return row | ({"evenness": min(used)} if used else {})
 
     if optimizer == "AdamW":
-        optimizers: Any = [AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.1)]
+        optimizers: Any = [AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)]
     else:
         optimizers = muon_and_adamw(model, lr=lr, rest_lr=rest_lr)
         if optimizer == "normalised momentum":

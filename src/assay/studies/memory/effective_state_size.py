@@ -56,7 +56,7 @@ class EffectiveStateSize(Study):
     seconds = {"smoke": 20, "laptop": 2280, "paper": 2_000_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
-        for part in PARTS:
+        for part in reversed(PARTS):  # the longest units are in the last ones, and come first
             yield from part.units(config)
 
     def resources(self, unit: Unit) -> Resources:

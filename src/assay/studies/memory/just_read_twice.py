@@ -17,7 +17,7 @@ from assay.studies.memory._jrt_training import trained
 
 Size = Annotated[int, Field(ge=1)]
 Reader = Literal["once", "twice", "prefix", "convolutions, once", "convolutions, twice"]
-READERS: list[Reader] = ["once", "twice", "prefix", "convolutions, once", "convolutions, twice"]
+READERS: list[Reader] = ["twice", "convolutions, twice", "once", "prefix", "convolutions, once"]  # the slowest first
 
 
 def at(rows: pd.DataFrame, len_a: int, len_b: int) -> pd.Series:
@@ -163,13 +163,13 @@ class JustReadTwice(Study):
     seconds = {"smoke": 10, "laptop": 750, "paper": 40_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
-        yield from grid(order, sizes=((4, 64), (64, 4), (16, 16)), state=64, vocab_size=2048, trials=config.trials)
-        yield from grid(needed, lengths=(8, 16, 32, 64), fixed=4, wanted=0.9, vocab_size=2048, trials=config.trials)
-        yield from grid(module, length=96, prefix_len=48, width=32)
         fields = ("sizes", "vocab_size", "width", "num_heads", "feature_dim", "blocks", "steps", "batch", "lr")
         yield from grid(
             trained, reader=config.readers, tested_on=2000, **{name: getattr(config, name) for name in fields}
         )
+        yield from grid(order, sizes=((4, 64), (64, 4), (16, 16)), state=64, vocab_size=2048, trials=config.trials)
+        yield from grid(needed, lengths=(8, 16, 32, 64), fixed=4, wanted=0.9, vocab_size=2048, trials=config.trials)
+        yield from grid(module, length=96, prefix_len=48, width=32)
 
     def resources(self, unit: Unit) -> Resources:
         given = unit.settings

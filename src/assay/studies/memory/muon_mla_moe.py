@@ -60,6 +60,8 @@ class MuonMlaMoe(Study):
     seconds = {"smoke": 15, "laptop": 480, "paper": 400_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
+        if config.steps:
+            yield from self.text(config)
         yield from grid(orthogonalisation, size=16, matrices=config.matrices, condition=100.0)
         yield from grid(bound, shape=(32, 16), lr=0.02, weight_decay=0.5, steps=config.bound_steps)
         rates = {"Adam": config.adam_rates, "Muon": config.muon_rates, "normalised momentum": config.momentum_rates}
@@ -68,20 +70,21 @@ class MuonMlaMoe(Study):
                 associations, optimizer=name, lr=lr, batch=[64, 512], targets=tuple(config.targets), steps=200
             )
         yield from grid(cache, width=512, heads=8, latent=256, rope=64, tokens=16)
-        if not config.steps:
-            return
+
+    def text(self, config: Config) -> Iterator[Unit]:
+        """The language models, the slowest first."""
         sizes = {"width": config.width, "layers": config.layers, "batch": config.batch, "length": config.length}
         text = partial(grid, text_model, rest_lr=config.rest_rate, **sizes)
-        parts = [round(part * config.steps) for part in (HALF, MOST)]
+        parts = [round(part * config.steps) for part in (MOST, HALF)]
         dense: dict[str, Any] = {"mixer": DENSE, "balance": None}
-        yield from text(optimizer="AdamW", lr=config.adamw_text, steps=config.steps, **dense)
-        yield from text(optimizer="Muon", lr=config.muon_text, steps=parts, **dense)
-        yield from text(optimizer="normalised momentum", lr=config.momentum_text, steps=parts, **dense)
         best = {"optimizer": "AdamW", "lr": config.adamw_text[0], "steps": config.steps}
-        yield from text(**best, mixer=[LATENT, UNPLACED], balance=None)
-        yield from text(**best, mixer=DENSE, balance=["loss", "bias", "none"])
-        yield from text(**best, mixer=LATENT, balance="loss")
         yield from text(**best | {"optimizer": "Muon", "lr": config.muon_text[0]}, mixer=LATENT, balance="loss")
+        yield from text(optimizer="Muon", lr=config.muon_text, steps=parts, **dense)
+        yield from text(**best, mixer=LATENT, balance="loss")
+        yield from text(**best, mixer=DENSE, balance=["loss", "bias", "none"])
+        yield from text(**best, mixer=[LATENT, UNPLACED], balance=None)
+        yield from text(optimizer="AdamW", lr=config.adamw_text, steps=config.steps, **dense)
+        yield from text(optimizer="normalised momentum", lr=config.momentum_text, steps=parts, **dense)
 
     def resources(self, unit: Unit) -> Resources:
         given = unit.settings
