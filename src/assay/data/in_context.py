@@ -16,8 +16,9 @@ from assay.data._checks import check_counts, check_generator, check_number
 class Prompts(NamedTuple):
     """B prompts of N examples, the last of which usually is the query. float32 unless the sampler says otherwise.
 
-    xs: (B, N, d); ys: (B, N), with noise; clean: (B, N), without; tasks: (B, ...), what the family of tasks draws for
-    a prompt, such as the weights (B, d); hidden: activations on the way from xs to ys, (B, N, k) each, if any.
+    xs: (B, N, d); ys: (B, N), with noise, or (B, N, p) where values are vectors; clean: the same without; tasks:
+    (B, ...), what the family of tasks draws for a prompt, such as the weights (B, d); hidden: activations on the way
+    from xs to ys, (B, N, k) each, if any.
     """
 
     xs: Tensor
@@ -38,7 +39,7 @@ class Tasks(Protocol):
     def d(self) -> int: ...
     def draw(self, num_prompts: int, num_points: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor: ...
     def values(self, tasks: Tensor, xs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, N) for the inputs (B, N, d), and hidden activations."""
+        """(B, N) or (B, N, p) for the inputs (B, N, d), and hidden activations."""
 
 
 class Inputs(Protocol):

@@ -1,4 +1,7 @@
-"""Prompts in a language of concepts: words are sums of known features, demonstrations are words and labels."""
+"""Prompts in a language of concepts: words are sums of known features, demonstrations are words and labels.
+
+A prompt's task is what its examples mean; inputs are their words, values their labels.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from assay._errors import InputError
-from assay.data._checks import check_counts, check_generator, check_number
+from assay.data._checks import check_counts, check_number
+from assay.data.in_context import InContext
 
 
 class ConceptDictionary(NamedTuple):
@@ -111,31 +116,12 @@ class MultiConceptPrompts:
 
     def sample(self, num_prompts: int, *, generator: torch.Generator) -> ConceptPrompts:
         """`ConceptPrompts`, on the device of the generator, which alone makes the draws."""
-        check_counts(num_prompts=num_prompts)
-        check_generator(generator)
-        B, L, device = num_prompts, self.num_demonstrations, generator.device
-        own = ConceptDictionary(*(one.to(device) for one in self.dictionary))
-
-        def chance(share: float, *shape: int) -> Tensor:
-            return (torch.rand(shape, generator=generator, device=device) < share).double()
-
-        def noise(*shape: int) -> Tensor:
-            z = torch.randn(*shape, self.d, generator=generator, device=device)  # several times faster than in float64
-            return self.noise * z.double()
-
-        k = torch.randint(self.num_concepts, (B,), generator=generator, device=device)
-        signs = 2 * chance(self.positive_share, B, L) - 1
-        targets = 2 * chance(0.5, B) - 1
-        words = own.topic[k][:, None] + signs[..., None] * own.sign[k][:, None]
-        labels = own.label_topic[k][:, None] + signs[..., None] * own.label_sign[k][:, None]
-        query = own.topic[k] + targets[:, None] * own.sign[k]
-        if self.mixed:
-            other = torch.randint(1, self.num_concepts, (B,), generator=generator, device=device)
-            other = (k + other) % self.num_concepts
-            query = self.mixed * (query + own.topic[other] + (2 * chance(0.5, B, 1) - 1) * own.sign[other])
-        words = words + chance(self.irrelevant_share, B, L, self.num_irrelevant) @ own.irrelevant
-        query = query + chance(self.irrelevant_share, B, self.num_irrelevant) @ own.irrelevant
-        return ConceptPrompts(words + noise(B, L), labels + noise(B, L), query + noise(B), targets, signs, k)
+        sampler = InContext(_Codes(self), _Words(self), noise=self.noise, dtype=torch.float64)
+        drawn = sampler.sample(num_prompts, self.num_demonstrations + 1, generator=generator)
+        concepts = drawn.tasks[:, 0, 0].argmax(-1)
+        signs = drawn.tasks[torch.arange(num_prompts, device=generator.device), :, 1, concepts].sign()
+        words, labels = drawn.xs, drawn.ys
+        return ConceptPrompts(words[:, :-1], labels[:, :-1], words[:, -1], signs[:, -1], signs[:, :-1], concepts)
 
     @property
     def floor(self) -> float:
@@ -143,3 +129,50 @@ class MultiConceptPrompts:
         answers with the label that it retrieves cannot be below it."""
         p, L = self.positive_share, self.num_demonstrations
         return (p**L + (1 - p) ** L) / 2
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """What each example of a prompt means: how much there is of every topic, and of every sign: (B, N, 2, K1)."""
+
+    prompts: MultiConceptPrompts
+
+    @property
+    def d(self) -> int:
+        return self.prompts.d
+
+    def draw(self, num_prompts: int, num_points: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        K, mixed, device = self.prompts.num_concepts, self.prompts.mixed, generator.device
+
+        def code(concepts: Tensor, *share: float) -> Tensor:
+            """One concept (B,) in each prompt, with a sign of its own at each of the points that `share` is for."""
+            shares = torch.tensor(share, device=device)
+            drawn = torch.rand(num_prompts, len(share), generator=generator, device=device)
+            signs = 2 * (drawn < shares).to(dtype) - 1
+            return one_hot(concepts, K)[:, None, None] * torch.stack([torch.ones_like(signs), signs], -1)[..., None]
+
+        concepts = torch.randint(K, (num_prompts,), generator=generator, device=device)
+        codes = code(concepts, *[self.prompts.positive_share] * (num_points - 1), 0.5)
+        if mixed:
+            others = torch.randint(1, K, (num_prompts,), generator=generator, device=device)
+            codes[:, -1:] = mixed * (codes[:, -1:] + code((concepts + others) % K, 0.5))
+        return codes
+
+    def values(self, tasks: Tensor, xs: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: ARG002
+        """Labels (B, N, d)."""
+        own = self.prompts.dictionary
+        return torch.einsum("bnak,akd->bnd", tasks, torch.stack([own.label_topic, own.label_sign]).to(tasks)), ()
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The words of those codes, with irrelevant features and noise."""
+
+    prompts: MultiConceptPrompts
+
+    def draw(self, tasks: Tensor, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        own, device = self.prompts.dictionary, generator.device
+        words = torch.einsum("bnak,akd->bnd", tasks, torch.stack([own.topic, own.sign]).to(tasks))
+        chances = torch.rand(*shape[:2], self.prompts.num_irrelevant, generator=generator, device=device)
+        words += (chances < self.prompts.irrelevant_share).to(tasks) @ own.irrelevant.to(tasks)
+        return words + self.prompts.noise * torch.randn(shape, generator=generator, device=device, dtype=tasks.dtype)
