@@ -92,7 +92,7 @@ function panels(figure) {
 
 /** The names of panels; numbers with what they are of. */
 function facets({ label, ...given } = {}) {
-  return { label: null, tickFormat: (value) => (isNumber(value) && label ? `${label} ${format(value)}` : format(value)), ...given };
+  return { label: null, padding: 0.2, tickFormat: (value) => (isNumber(value) && label ? `${label} ${format(value)}` : format(value)), ...given };
 }
 
 /** An axis: its label, and ticks that can be read. */
@@ -125,7 +125,7 @@ function axis(figure, name, width) {
 function roomForNames(figure, name, width) {
   const names = distinct(figure.marks.flatMap((m) => m.data.map((d) => d?.[m.options[name]]))).filter((d) => d !== undefined && d !== null);
   if (!names.length || !names.every((d) => typeof d === "string")) return {};
-  const longest = Math.min(0.45 * width, 6.6 * d3.max(names, (d) => d.length));
+  const longest = Math.min((name === "y" ? 0.6 : 0.45) * width, 6.6 * d3.max(names, (d) => d.length));
   const found = { domain: figure.options[name]?.domain ?? names };
   if (name === "y") return { ...found, side: longest + 16 };
   if (longest < (width - 80) / names.length) return found;

@@ -189,6 +189,6 @@ class MaxMarginTokenSelection(Study):
                  mark("line", bars, x="n", y="share", stroke="tokens", marker=True), color=legend,
                  x={"label": "inputs n"}, y={"label": "share of runs", "domain": [0, 1]}),
             plot("The loss bends the path, not its end",
-                 mark("line", turned, x="C", y="slope", stroke="step", fx="loss", marker=True), color=legend,
-                 x=C, y={"label": "slope of p"}),
+                 mark("line", turned, x="C", y="slope", stroke="step", fx="loss", marker=True),
+                 color={**legend, "label": "step"}, x=C, y={"label": "slope of p"}),
         ]  # fmt: skip

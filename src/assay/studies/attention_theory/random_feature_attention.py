@@ -187,7 +187,7 @@ class RandomFeatureAttentionStudy(Study):
 
         attention = rows[(rows.sweep == "heads") & (rows.model == ATTENTION)]
         attention = attention.assign(dimension="d = " + attention.d.astype(str))
-        attention = attention.groupby(["dimension", "heads"], as_index=False)[["error"]].mean()
+        attention = attention.groupby(["d", "dimension", "heads"], as_index=False)[["error"]].mean()
         return [
             plot("Error by number of examples", lines(["targets", "curves"], "prompts", fx="target"),
                  x={**log, "label": "prompts to fit"}, y=error, fx={"label": "function of"}, color=legend),

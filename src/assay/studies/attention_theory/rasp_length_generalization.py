@@ -85,7 +85,7 @@ class RaspLengthGeneralization(Study):
         figures = []
         if "trained" in of:
             seen = of["trained"].assign(over=of["trained"].length - of["trained"].longest)
-            seen["task"] = seen.task + ", up to " + seen.longest.astype(str)
+            seen["task"] = seen.task + ", up to " + seen.longest.astype(int).astype(str)
             curves = seen.groupby(["task", "over"], as_index=False)[["em"]].mean()
             figures.append(
                 plot("Trained transformers", mark("ruleX", [0]),

@@ -204,11 +204,14 @@ class DynamicalSystemsFramework(Study):
                  color={"legend": True, "label": "std of queries and keys"}),
         ]  # fmt: skip
         trained = rows[rows.experiment == "recall"]
-        if len(trained):
-            shown = trained.assign(run=trained.mixer + ", n = " + trained.key_size.astype(int).astype(str))
-            shown = shown.assign(task=shown.pairs.astype(int).astype(str) + " pairs")
+        if trained.empty:
+            return figures
+        trained = trained.assign(run=trained.mixer + ", n = " + trained.key_size.astype(int).astype(str))
+        for pairs, own in trained.groupby("pairs"):
+            mean = own.groupby("run", as_index=False)[["accuracy"]].mean()
             figures.append(
-                plot("Recall after training, each seed", mark("dot", shown, x="accuracy", y="run", fy="task",
-                     stroke="mixer"), x={"label": "accuracy", "domain": [0, 1]}, y={"label": None}, marginLeft=150)
+                plot(f"Recall, pairs: {pairs:.0f}", mark("dot", own, x="accuracy", y="run"),
+                     mark("tickX", mean, x="accuracy", y="run"),
+                     x={"label": "accuracy of each seed, and the mean", "domain": [0, 1]}, y={"label": None})
             )  # fmt: skip
         return figures

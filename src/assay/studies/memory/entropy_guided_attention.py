@@ -71,7 +71,8 @@ class EntropyGuidedAttention(Study):
         figures = [
             plot("Penalty by deviation from the threshold",
                  mark("line", shape, x="off", y="penalty", stroke="margin"),
-                 x={"label": "entropy minus threshold in nats"}, y={"label": "penalty"}, color=legend)
+                 x={"label": "entropy minus threshold in nats"}, y={"label": "penalty"},
+                 color={**legend, "label": "margin"})
         ]  # fmt: skip
         if "text_model" in of:
             heads = of["text_model"]
@@ -84,6 +85,6 @@ class EntropyGuidedAttention(Study):
                      x={"label": "layer", "ticks": sorted({int(layer) for layer in layers.layer})},
                      y={"label": "entropy / ln(i + 1)", "domain": [0, 1]}, color=legend),
                 plot("Held-out text", mark("dot", losses, x="test_loss", y="model", stroke="model"),
-                     x={"label": "test loss in nats a character"}, y={"label": None}, marginLeft=150),
+                     x={"label": "test loss in nats a character"}, y={"label": None}),
             ]  # fmt: skip
         return figures

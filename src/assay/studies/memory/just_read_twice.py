@@ -194,6 +194,6 @@ class JustReadTwice(Study):
             tall = of["trained"].rename(columns=columns).melt(["reader", "seed"], list(columns.values()), "order")
             figures.append(
                 plot("Accuracy of trained readers", mark("dot", tall, x="value", y="reader", stroke="order"),
-                     x={"label": "accuracy", "domain": [0, 1]}, y={"label": None}, color=legend, marginLeft=140)
+                     x={"label": "accuracy", "domain": [0, 1]}, y={"label": None}, color=legend)
             )  # fmt: skip
         return figures

@@ -117,5 +117,5 @@ class MuonMlaMoe(Study):
             text = text.groupby(["model", "steps", "seed"], as_index=False)[["test_loss"]].min()
             figures.append(plot("Held-out text, best rate", mark("dot", text, x="test_loss", y="model", stroke="steps"),
                                 x={"label": "test loss, nats a character", "ticks": 4}, y={"label": None},
-                                color={**legend, "label": "steps"}, marginLeft=250))  # fmt: skip
+                                color={**legend, "label": "steps"}))  # fmt: skip
         return figures

@@ -177,7 +177,8 @@ class SigmaReparam(Study):
         weights = of["growth"].groupby(["weights", "width"], as_index=False)[["gained"]].mean()
         figures = [
             plot("The least entropy of attention", mark("line", curves, x="sb", y="bound", stroke="T"),
-                 x={"label": "norm of the logits"}, y={"label": "entropy in nats"}, color=legend),
+                 x={"label": "norm of the logits"}, y={"label": "entropy in nats"},
+                 color={**legend, "label": "tokens"}),
             plot("Spectral norm gained by Adam", mark("line", weights, x="width", y="gained", stroke="weights"),
                  x={**log, "label": "width"}, y={**log, "label": "gain over rate and steps"}, color=legend),
         ]  # fmt: skip

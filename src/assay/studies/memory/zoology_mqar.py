@@ -196,6 +196,6 @@ class ZoologyMQAR(Study):
             figures.append(
                 plot("MQAR by width", mark("line", mean, x="width", y="accuracy", stroke="mixer", fx="length",
                      marker=True), mark("ruleY", [SOLVED]), x={"label": "width", "type": "log"},
-                     y={"label": "accuracy"}, color={"legend": True}, fx={"label": "length", "padding": 0.2})
+                     y={"label": "accuracy"}, color={"legend": True}, fx={"label": "length"})
             )  # fmt: skip
         return figures
