@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,11 +16,11 @@ TEXT = """## Muon on small models
 
 Steps of optimizers alone, on the matrices of a transformer's hidden layers: `torch.optim.Muon`, which takes them one
 after the other, in bfloat16, and `assay.optim.StackedMuon`, which stacks those of one shape. Milliseconds of CPU, the
-better of three; AdamW on the same parameters for comparison. Where a CPU has no bfloat16 of its own, the first is
-slower still on wider layers.
+better of three. Where a CPU has no bfloat16 of its own, the first is slower still on wider layers. For comparison AdamW
+on the same parameters, and with its fused kernel, which `assay.lab.training.train` uses.
 
-| layers | width | torch.optim.Muon | StackedMuon | ratio | AdamW |
-|---:|---:|---:|---:|---:|---:|
+| layers | width | torch.optim.Muon | StackedMuon | ratio | AdamW | fused | ratio |
+|---:|---:|---:|---:|---:|---:|---:|---:|
 {rows}
 """
 
@@ -32,9 +33,11 @@ def table() -> str:
             nn.Linear(4, width), 1, d_model=width, num_layers=layers, num_heads=2, max_len=8
         )  # fmt: skip
         matrices = split_muon_params(model.layers).matrices
-        alone, stacked, adamw = (milliseconds(make(matrices)) for make in (Muon, StackedMuon, AdamW))
+        ways = (Muon, StackedMuon, AdamW, partial(AdamW, fused=True))
+        alone, stacked, adamw, fused = (milliseconds(make(matrices)) for make in ways)
         rows.append(
-            f"| {layers} | {width} | {alone:.1f} ms | {stacked:.1f} ms | **{alone / stacked:.1f}** | {adamw:.1f} ms |"
+            f"| {layers} | {width} | {alone:.1f} ms | {stacked:.1f} ms | **{alone / stacked:.1f}** | {adamw:.2f} ms | "
+            f"{fused:.2f} ms | **{adamw / fused:.1f}** |"
         )
     return TEXT.format(rows="\n".join(rows))
 

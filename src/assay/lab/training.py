@@ -84,7 +84,8 @@ def train(
         draw: a batch. Its generator, on the model's device, is seeded anew at each step, and so are torch's own (for
             dropout): a step depends on the seed and its number alone. For a fixed set of examples, draw indices.
         loss: (model, batch) -> the scalar to descend; a penalty is added here.
-        lr, weight_decay: of AdamW (Loshchilov & Hutter 2019) with torch's defaults, on all parameters.
+        lr, weight_decay: of AdamW (Loshchilov & Hutter 2019) with torch's defaults and its fused kernel, on all
+            parameters.
         warmup: part of the steps during which the rate rises linearly; all the while it falls as a cosine to 0.
         clip: largest norm of the gradient of all parameters.
         optimizers: in the place of AdamW; their rates follow the same schedule.
