@@ -57,7 +57,7 @@ class AlgorithmicTask:
     Lengths can be up to `num_symbols` where symbols are distinct. With the defaults every token is below 128, as
     RASP-L wants it. Raises `InputError` for a format that a task does not have.
 
-    Source: Zhou et al. 2023 (arXiv 2310.16028), section 5 and figure 1; formats with hints are reconstructed from
+    Source: Zhou et al. 2023 (arXiv 2310.16028); formats with hints are reconstructed from
     public summaries, and the tokens' numbers are ours.
     """
 

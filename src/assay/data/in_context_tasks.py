@@ -120,7 +120,7 @@ class SingleIndexTasks:
     Args:
         coefficients: c_0, c_1, ...; (0, 0, 1) is He_2 / sqrt(2).
 
-    Source: Oko et al. 2024 (arXiv 2411.02544), section 2; coefficients are fixed here, random there.
+    Source: Oko et al. 2024 (arXiv 2411.02544); coefficients are fixed here, random there.
     """
 
     d: int

@@ -19,7 +19,7 @@ class RegretLoss(nn.Module):
     at a time, are a group. N = 1 gives E[h(R)]; for large N and sharpness, h of the largest regret. For such losses
     E[R] is the same for every policy: with N = 1 and a linear h there is nothing to learn.
 
-    Source: Park et al. 2025 (arXiv 2403.16843), section 5, where f and h are of a family; the
+    Source: Park et al. 2025 (arXiv 2403.16843), where f and h are of a family; the
     exponential is our choice.
 
     Args:

@@ -46,7 +46,7 @@ def length_generalization_curve(
     `num_examples`: for each length; the standard error of an EM is at most 0.5 / sqrt(num_examples).
     Raises `InputError` for lengths that the task does not have or that do not fit into the context.
 
-    Source: Zhou et al. 2023 (arXiv 2310.16028), section 5: EM at lengths above those of training.
+    Source: Zhou et al. 2023 (arXiv 2310.16028): EM at lengths above those of training.
     """
     shares = []
     for length in lengths:

@@ -12,7 +12,7 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
     """`<A, B> / (||A||_F ||B||_F)`, in [-1, 1]; NaN where one of them is 0.
 
     a, b: (..., m, n) of the same last two axes, or vectors (n,); returns (...). Source: the correlation of Tarzanagh et
-    al. 2023 (arXiv 2308.16898), section 5.
+    al. 2023 (arXiv 2308.16898).
     """
     axes = (-1,) if a.ndim == b.ndim == 1 else (-2, -1)
     if a.ndim < len(axes) or b.ndim < len(axes) or [a.shape[i] for i in axes] != [b.shape[i] for i in axes]:

@@ -26,7 +26,7 @@ class LinearAttentionPolicy(nn.Module):
         policy.scores(losses)      # the same before softmax or projection, to train on
 
     With K = 0, v = 0 and weight k^T q = 1 it is FTRL where V = -eta I: Hedge on the simplex, lazy projection of
-    `-eta total` on the ball. Source: Park et al. 2025 (arXiv 2403.16843), section 5. At first V and v are 0, K is
+    `-eta total` on the ball. Source: Park et al. 2025 (arXiv 2403.16843). At first V and v are 0, K is
     normal with deviation 0.1, and k such that the constant weight is 1, which is our choice: where all are small and
     random, and the product of V and the weight has the wrong sign, training brings both to 0, where it stays.
 

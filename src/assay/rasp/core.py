@@ -2,7 +2,7 @@
 
 A sequence is an int64 or bool tensor (..., s); all leading dimensions are a batch. Where the paper maps a function over
 the tokens of a sequence, operators of tensors do: `x + 1`, `x == SEP`, `(x > 3) & seen`.
-Source: Zhou et al. 2023 (arXiv 2310.16028), section 4; the meaning of each operation is that of the authors' code.
+Source: Zhou et al. 2023 (arXiv 2310.16028); the meaning of each operation is that of the authors' code.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def check_rasp_l(fn: Program) -> Program:
     dynamic: it sees the steps that are taken on the tokens it is called with. It is there against mistakes, not against
     intent: `torch.as_tensor`, for one, takes the guard off. Needs O(s^2) at each kqv as the program itself does.
 
-    Source: Zhou et al. 2023 (arXiv 2310.16028), section 4, from memory and public summaries; that counts are indices is
+    Source: Zhou et al. 2023 (arXiv 2310.16028), from memory and public summaries; that counts are indices is
     our reading.
     """
 

@@ -1,8 +1,8 @@
 """Programs in RASP-L, each right at every length, for the tasks of `assay.data.algorithmic` and in their tokens.
 
 A program gives the next token at every position; what it gives before the answer begins means nothing.
-Source: Zhou et al. 2023 (arXiv 2310.16028); `count` and `addition` follow the authors' code, the others the paper's
-description. Parity and the sum without hints have no program here, and none that is short is known.
+Source: Zhou et al. 2023 (arXiv 2310.16028); `count` and `addition` follow the authors' code, the others public
+summaries. Parity and the sum without hints have no program here, and none that is short is known.
 """
 
 from __future__ import annotations

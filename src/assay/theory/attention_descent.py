@@ -79,7 +79,7 @@ def descend(
     decay: adds `decay ||parameter||^2` to the loss, for parameters of attention. The authors train `K Q^T` with
     2.2e-16, which matters: once the loss is flatter than that, it keeps K and Q small and balanced.
     watch: called with the number of steps made, after each. Where a gradient is exactly 0, nothing moves.
-    Source: Tarzanagh et al. 2023 (arXiv 2308.16898), section 5, and their code.
+    Source: Tarzanagh et al. 2023 (arXiv 2308.16898), experiments, and their code.
     """
     for step in range(1, steps + 1):
         by_attention, by_head, log_scale = objective.gradients()

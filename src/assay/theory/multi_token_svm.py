@@ -32,7 +32,7 @@ def multi_token_svm(X: Tensor, Z: Tensor, attention: Tensor, threshold: float = 
     with `(x_it - x_it')^T W z_i = 0` for t, t' in O_i, and `>= 1` for t in O_i and t' not. X: (n, T, d); Z: (n, e).
     O((n T)^2 d e) and a matrix (d e, d e). Raises `InfeasibleError`, as `attention_svm`, and `InputError` where no
     token has a weight below the threshold, or where no W has these ratios.
-    Source: Tarzanagh et al. 2023 (arXiv 2308.16898), generalised equivalence for nonlinear heads, section 6.
+    Source: Tarzanagh et al. 2023 (arXiv 2308.16898), generalised equivalence for nonlinear heads.
     """
     X, Z, attention = X.double(), Z.double(), attention.double()
     if attention.shape != X.shape[:2] or Z.shape[:1] != X.shape[:1]:

@@ -36,8 +36,7 @@ def advantages(tokens: Tensor, selected: Tensor) -> tuple[Tensor, Tensor]:
 def token_scores(X: Tensor, v: Tensor, y: Tensor) -> Tensor:
     """`y_i v^T x_it` (..., n, T): how much a token alone would do for its label, under the linear head v.
 
-    X: (..., n, T, d); v: (..., d); y: (..., n), labels -1 or 1. Source: Tarzanagh et al. 2023 (arXiv 2306.13596),
-    definition 1.
+    X: (..., n, T, d); v: (..., d); y: (..., n), labels -1 or 1. Source: Tarzanagh et al. 2023 (arXiv 2306.13596).
     """
     return y[..., None] * torch.einsum("...itd,...d->...it", X, v)
 
@@ -47,7 +46,7 @@ def is_locally_optimal(margins: Tensor, scores: Tensor, selected: Tensor, tolera
 
     margins: (..., n, T), of a hard-margin problem: neighbours are the other tokens with a margin of at most
     1 + tolerance. scores: (..., n, T), see `token_scores`; selected: (..., n). A selection is locally optimal where all
-    inputs are. Source: Tarzanagh et al. 2023 (arXiv 2308.16898), definition 2.
+    inputs are. Source: Tarzanagh et al. 2023 (arXiv 2308.16898).
     """
     own = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, selected[..., None], True)
     neighbours = (margins <= 1 + tolerance) & ~own

@@ -48,7 +48,7 @@ class SingleQueryAttention(PooledAttention):
     """`head(X_i^T softmax(X_i W z_i))`, with W (d, d) trained as it is or as `K Q^T`, K and Q (d, rank).
 
     runs: shape of leading axes, for independent runs side by side: X (*runs, n, T, d), z (*runs, n, d). Entries start
-    uniform in +-1/sqrt(d). Source: Tarzanagh et al. 2023 (arXiv 2308.16898), section 2.
+    uniform in +-1/sqrt(d). Source: Tarzanagh et al. 2023 (arXiv 2308.16898).
     """
 
     W: nn.Parameter
@@ -88,7 +88,7 @@ class SingleQueryAttention(PooledAttention):
 class PromptAttention(PooledAttention):
     """`head(X_i^T softmax(X_i W p))`: the prompt p (d,) is trained, W (d, d) is fixed (None: the identity).
 
-    p: its start, (*runs, d). Source: Tarzanagh et al. 2023 (arXiv 2306.13596), equation (1).
+    p: its start, (*runs, d). Source: Tarzanagh et al. 2023 (arXiv 2306.13596).
     """
 
     def __init__(self, p: Tensor, head: Callable[[Tensor], Tensor], W: Tensor | None = None) -> None:

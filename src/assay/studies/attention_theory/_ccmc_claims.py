@@ -63,7 +63,7 @@ CLAIMS = (
         "attention-is-a-chain",
         "One layer of softmax attention with a tied head is a Markov chain whose row is weighted with the counts of "
         "the prompt, with position encodings by the weights of positions; weights and chain determine each other.",
-        source="the equivalence theorem, section 2; positions: section on positional encodings",
+        source="the equivalence theorem; positions: section on positional encodings",
         experiment=equivalence,
         checks=(
             ForAll("largest difference of the two laws", lambda rows: rows.law.max(), "<=", 1e-12),

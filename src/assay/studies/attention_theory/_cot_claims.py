@@ -77,7 +77,7 @@ CLAIMS = (
         "attention-filters",
         "One head of softmax attention zeroes all tokens of a prompt but those of one step, and what it leaves "
         "of each step is enough to learn the network.",
-        source="section 3, filtering; the construction of the weights is ours",
+        source="filtering; the construction of the weights is ours",
         experiment=filtering,
         checks=(
             Check("largest error of the head over the largest entry", lambda rows: rows.error.max(), "<=", 1e-9,
@@ -93,7 +93,7 @@ CLAIMS = (
         "steps-need-few-examples",
         "With the hidden activations shown, 30 examples are enough to learn a two-layer network of 10 inputs in "
         "context, at any width; from inputs and outputs alone at least twice as many are needed.",
-        source="section 3, theorem and figure of sample complexity",
+        source="theorem and figure of sample complexity, from memory",
         experiment=risk,
         checks=(
             Check("examples for an error of 0.05, step by step, most over widths",
@@ -110,7 +110,7 @@ CLAIMS = (
         "direct-needs-width",
         "Twice the width asks for more examples where the hidden activations are not shown, and for none more where "
         "they are.",
-        source="section 3, k d against max(k, d)",
+        source="k d against max(k, d), from memory",
         experiment=risk,
         checks=(
             Check("examples for an error of 0.01 at twice the width, direct", lambda rows: growth(rows, "direct"),
@@ -125,11 +125,11 @@ CLAIMS = (
     Claim(
         "pairing-is-needed",
         "What helps is that each activation stands by the example that it belongs to.",
-        source="section 3; the criterion is ours",
+        source="filtering; the criterion is ours",
         experiment=risk,
         checks=(
-            Check("error at some 60 examples, activations of others", lambda rows: at_60(rows, "shuffled"), ">",
-                  0.5),
+            Check("error at the number of examples nearest to 60, activations of others",
+                  lambda rows: at_60(rows, "shuffled"), ">", 0.5),
         ),
         controls=(Check("activations of their own", lambda rows: at_60(rows, "step_by_step"), ">", 0.5),),
     ),
@@ -137,7 +137,7 @@ CLAIMS = (
         "cot-io-predicts-better",
         "A transformer that predicts the hidden activations on its way predicts y better than one that never sees "
         "them.",
-        source="section 4, figure of the risk by number of examples",
+        source="figure of the risk by number of examples",
         experiment=trained,
         checks=(
             Check("error at the last position, CoT-I/O over ICL",
@@ -151,7 +151,7 @@ CLAIMS = (
     Claim(
         "cot-i-between",
         "Activations in the prompt help a transformer that predicts y at once, but less than predicting them does.",
-        source="section 4, figure of the risk by number of examples",
+        source="figure of the risk by number of examples",
         experiment=trained,
         checks=(
             Check("error at the last position, CoT-I over ICL", lambda rows: last(rows, "CoT-I") / last(rows, "ICL"),
@@ -166,7 +166,7 @@ CLAIMS = (
     Claim(
         "trained-model-filters",
         "The trained model filters: tokens of other steps matter little to what it predicts at a step.",
-        source="section 4, filtering in trained models; the criterion is ours",
+        source="filtering in trained models; the criterion is ours",
         experiment=trained,
         checks=(
             Check("rise of the loss of the last step by other tokens, over that by its own",

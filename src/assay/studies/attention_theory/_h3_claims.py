@@ -67,7 +67,7 @@ CLAIMS = (
         "closed-forms",
         "The best risks of one layer have closed forms: independent, retrieved and aligned examples, drifting "
         "tasks, low rank, LoRA.",
-        source="section 3 and 4; exact forms derived from Gaussian moments",
+        source="theorems on the optimal risks; exact forms derived from Gaussian moments",
         experiment=closed_forms,
         checks=(
             Check("|mean square on draws / formula - 1|, largest of six settings",
@@ -84,7 +84,7 @@ CLAIMS = (
         "trained-layers",
         "Trained linear attention is as good as the best step with equal weights, trained H3 as the best with free "
         "weights; they differ where tasks drift, and only there.",
-        source="section 3, theorems on linear attention and H3",
+        source="theorems on linear attention and H3",
         experiment=trained_layers,
         checks=(
             Check("linear attention: |risk / best of equal weights - 1|, larger of one task and drift",
@@ -106,7 +106,7 @@ CLAIMS = (
         "trained-settings",
         "Training finds the risks of the formulas for retrieved and aligned examples, for weights of low rank, and "
         "for updates of low rank.",
-        source="section 3 and 4",
+        source="retrieval and task-feature alignment",
         experiment=trained_settings,
         checks=(
             Check("|risk / formula - 1|, largest of four settings", lambda rows: off(rows, "risk").max(), "<=",
@@ -124,7 +124,7 @@ CLAIMS = (
     Claim(
         "rank-and-spectrum",
         "The best risk of weights of low rank, or of a low-rank update, depends on the spectra of the task alone.",
-        source="section 4, low-rank parametrisation and LoRA",
+        source="low-rank parametrisation and LoRA",
         experiment=factors,
         checks=(
             Check("|risk found by descent on factors / formula - 1|, largest",

@@ -90,8 +90,8 @@ def fit(name: str, prompts: Prompts) -> PreconditionedStep | None:
 
 
 def closed_forms(*, d: int, n: int, noise: float, batches: int, batch: int, seed: int, device: str) -> list[Row]:
-    """For each setting: the risk by formula; the mean square of its weights on draws, and of weights that were fitted
-    to other draws, over the formula."""
+    """For each setting: the risk by formula; the mean square error of its weights on draws, and of weights that were
+    fitted to other draws; and the risk of who overlooks the setting."""
     generator = torch.Generator(device).manual_seed(seed)
     rows: list[Row] = []
     for one in settings(d, n, noise):

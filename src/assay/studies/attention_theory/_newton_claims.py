@@ -83,7 +83,7 @@ CLAIMS = (
         "gd-steps-grow-exponentially",
         "To be like Newton's iteration after j steps, gradient descent needs a number of steps that grows "
         "exponentially with j: it doubles with every other step.",
-        source="section 3 (rates of convergence), checked on the algorithms themselves",
+        source="rates of convergence, checked on the algorithms themselves",
         experiment=matching,
         checks=(
             Check("isotropic: |doublings for each step less 1/2|", off_half("isotropic"), "<=", 0.15),
@@ -102,7 +102,7 @@ CLAIMS = (
         "newton-is-not-slowed",
         "On inputs whose covariance has condition number 100 Newton's iteration is exact after 26 steps, and gradient "
         "descent is not after 2000.",
-        source="section 5 (ill-conditioned data)",
+        source="ill-conditioned data",
         experiment=matching,
         checks=(
             Check("ill-conditioned: squared error over d of Newton, 26 steps",
@@ -119,7 +119,7 @@ CLAIMS = (
     Claim(
         "layers-are-newton-steps",
         "The deeper a layer of a trained transformer, the later the step of Newton's iteration that it is most like.",
-        source="section 4, heat map of similarity of errors",
+        source="heat map of similarity of errors",
         experiment=trained,
         checks=(
             Check("smallest step of the best match from middle layer to middle layer",
@@ -138,7 +138,7 @@ CLAIMS = (
         "layers-outpace-gd",
         "The step of gradient descent that a layer is most like doubles four times or more from the first layer to the "
         "last, spread over the layers.",
-        source="section 4, heat map for gradient descent",
+        source="heat map for gradient descent",
         experiment=trained,
         checks=(
             Check("R^2 of its log over layers", straightness, ">=", 0.8),
@@ -153,7 +153,7 @@ CLAIMS = (
         "not-online",
         "A trained transformer is more like least squares than like online gradient descent, in its errors and in the "
         "weights that it induces.",
-        source="section 4, table of similarities",
+        source="table of similarities",
         experiment=trained,
         checks=(
             Check("errors: similarity to OLS less to online GD", lambda rows: nearer(rows, "trained", ""), ">", 0),
@@ -167,7 +167,7 @@ CLAIMS = (
         "trained-ill-conditioned",
         "Trained on inputs whose covariance has condition number 100, a transformer is nearer to the truth at the last "
         "position than gradient descent after 1024 steps.",
-        source="section 5 (ill-conditioned data)",
+        source="ill-conditioned data",
         experiment=trained,
         checks=(
             Check("error of gradient descent over the model's",

@@ -55,7 +55,7 @@ def comparison(
     words: str,
     cases: Callable[[pd.DataFrame], tuple[Case, Case]],
     threshold: float,
-    source: str = "section 5 and figure 1; sizes and criterion are ours",
+    source: str = "experiments on length, from memory; sizes and criterion are ours",
 ) -> Claim:
     """Exact match beyond the lengths of training, of one case less that of another. The comparison is void unless both
     know their training lengths."""
@@ -89,7 +89,7 @@ CLAIMS = (
     Claim(
         "programs",
         "One short program in RASP-L does each task at every length.",
-        source="section 4 and appendix (programs); the authors' code for counting and adding",
+        source="the programs, from public summaries; the authors' code for counting and adding",
         experiment=programs,
         checks=(
             ForAll("exact match of the program that does worst",
@@ -105,7 +105,7 @@ CLAIMS = (
     Claim(
         "restrictions",
         "RASP-L refuses arithmetic with indices, unbounded numbers and looking ahead; nothing that the programs do.",
-        source="section 4 (the restrictions of RASP-L), from memory",
+        source="the restrictions of RASP-L, from memory",
         experiment=restrictions,
         checks=(
             ForAll("share refused of programs outside", lambda rows: rows[~rows.published].refused.mean(), ">=", 1),
@@ -129,6 +129,6 @@ CLAIMS = (
         "diverse-lengths",
         "Counting is learned beyond the lengths of training if these are diverse, and not if they are few.",
         "count up to the most, less up to the fewest", most_and_fewest, 0.3,
-        source="section 5 (counting, by the largest length of training); sizes and criterion are ours",
+        source="counting by the largest length of training, from memory; sizes and criterion are ours",
     ),
 )  # fmt: skip

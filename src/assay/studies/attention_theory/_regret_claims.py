@@ -57,7 +57,7 @@ CLAIMS = (
         "attention-is-ftrl",
         "Linear attention with V = -eta I and weights that do not depend on losses is FTRL: Hedge with a softmax, with "
         "a projection the lazy projection of minus eta times the total.",
-        source="section 5, self-attention and FTRL",
+        source="self-attention and FTRL",
         experiment=identity,
         checks=(ForAll("largest difference of policies", lambda rows: rows.difference.max(), "<=", 1e-12),),
         controls=(
@@ -68,7 +68,7 @@ CLAIMS = (
     Claim(
         "players-have-no-regret",
         "Hedge and FTPL have little regret on every sequence, growing slower than the number of rounds.",
-        source="section 3 (baselines)",
+        source="the baselines of the experiments",
         experiment=behaviour,
         checks=tuple(
             Check(f"{player}: largest {words}", partial(worst, player=player, column=column), "<=", limit)
@@ -83,7 +83,7 @@ CLAIMS = (
     Claim(
         "checks-see-greed",
         "On the alternating sequence FTL has linear regret, and both checks say so.",
-        source="section 3 (the two checks; the alternating sequence)",
+        source="the two checks, and the alternating sequence, from memory",
         experiment=behaviour,
         checks=(
             Check("FTL: Regret_T / T", lambda rows: on(rows, "FTL", "alternating", "average"), ">=", 4),
@@ -100,7 +100,7 @@ CLAIMS = (
         "checks-are-fooled",
         "The checks alone do not tell: with linear regret FTL passes each of them on some sequence, and in 25 rounds "
         "Hedge fails one.",
-        source="none: a limit of the two checks of section 3",
+        source="none: a limit of the two checks",
         experiment=behaviour,
         checks=(
             Check("FTL, adaptive: Regret_T / T", lambda rows: on(rows, "FTL", "adaptive", "average"), ">=", 4),
@@ -126,7 +126,7 @@ CLAIMS = (
         "average-play",
         "Average play of two Hedge players nears a Nash equilibrium of a zero-sum game, and their joint play a coarse "
         "correlated equilibrium of any.",
-        source="section 3 (repeated games); Freund & Schapire 1999",
+        source="repeated games; Freund & Schapire 1999",
         experiment=games,
         checks=(
             ForAll("zero-sum: duality gap at the end over that after 100 rounds",
@@ -147,7 +147,7 @@ CLAIMS = (
     Claim(
         "noisy-choices-are-ftpl",
         "Whoever chooses the best action of means drawn from what noisy losses tell of them is FTPL with normal noise.",
-        source="section 4 (quantal response; pretraining on optimal actions), from memory",
+        source="quantal response; pretraining on optimal actions; from memory",
         experiment=choices,
         checks=(
             Check("FTPL: |cross-entropy of the best action less own entropy|",

@@ -31,7 +31,7 @@ CLAIMS = (
     Claim(
         "training-finds-ftrl",
         "Linear attention trained with the squared regret on a ball becomes FTRL at the rate of the theorem.",
-        source="section 5, theorem on the minimiser",
+        source="theorem on the minimiser",
         experiment=ball,
         checks=(
             ForAll("cosine of V and -I", lambda rows: trained(rows).cosine.min(), ">=", 0.95),
@@ -47,7 +47,7 @@ CLAIMS = (
     Claim(
         "training-finds-hedge",
         "With a softmax it becomes Hedge.",
-        source="section 5, experiments (from memory)",
+        source="experiments, from memory",
         experiment=simplex,
         checks=(
             ForAll("cosine of V and -I, without the mean of columns; of N = 1 and 8",
@@ -59,7 +59,7 @@ CLAIMS = (
     Claim(
         "trained-has-no-regret",
         "So trained, it has little regret also on the sequences that are made against greedy players.",
-        source="section 5, experiments (from memory)",
+        source="experiments, from memory",
         experiment=simplex,
         checks=tuple(
             Check(f"worst Regret_T / T over that of Hedge, N = {group}", partial(worst_over_hedge, group=group), "<=",
@@ -82,7 +82,7 @@ CLAIMS = (
     Claim(
         "transformer-has-no-regret",
         "A small transformer trained with the regret loss has little regret on all sequences.",
-        source="abstract; section 5, experiments (from memory)",
+        source="abstract; experiments, from memory",
         experiment=transformer,
         checks=(Check("worst Regret_T / T over that of Hedge", partial(worst_over_hedge, group=None), "<=", 1.5),),
         controls=(
@@ -93,7 +93,7 @@ CLAIMS = (
     Claim(
         "pretraining-gives-ftpl",
         "A small transformer that learns from noisy losses which action is the best one plays FTPL.",
-        source="section 4, theorem on supervised pretraining (from memory)",
+        source="theorem on supervised pretraining, from memory",
         experiment=pretraining,
         checks=(Check("mean total variation from FTPL", lambda rows: rows.distance.max(), "<=", 0.05),),
         controls=(

@@ -70,10 +70,10 @@ W, KQ = follows("W", "fro", "nuc", "Frobenius"), follows("KQ", "nuc", "fro", "nu
 CLAIMS = (
     Claim("w-frobenius",
           "Descent on W goes in the direction of the matrix of least Frobenius norm that parts the tokens it selects.",
-          source="theorem on local convergence; section 5, correlations for n = 6, T = 8, d = 10",
+          source="theorem on local convergence; experiments, correlations for n = 6, T = 8, d = 10",
           experiment=descent, checks=W[0], controls=W[1]),
     Claim("kq-nuclear", "Descent on K and Q with W = K Q^T goes in the direction of the one of least nuclear norm.",
-          source="abstract; section 5", experiment=descent, checks=KQ[0], controls=KQ[1]),
+          source="abstract; experiments", experiment=descent, checks=KQ[0], controls=KQ[1]),
     Claim("locally-optimal", "The tokens that descent selects beat, by their scores, those that limit the margin.",
           source="theorem on local convergence", experiment=descent,
           checks=(Check("W: runs that select locally optimal tokens", partial(at, variant="W", column="local"), ">=",

@@ -64,7 +64,7 @@ CLAIMS = (
                     ForAll("correlation with the solution for the other token", lambda rows: rows.wrong.max(), ">=",
                            0.98))),
     Claim("random-tokens", "On random inputs, too, p turns to the max-margin direction of the tokens that it selects, "
-          "and these are locally optimal.", source="theorem on local convergence; figure on random data",
+          "and these are locally optimal.", source="theorem on local convergence, from memory; the data are ours",
           experiment=random_tokens,
           checks=(Check("correlation with the solution, of saturated runs", lambda rows: rows.own.mean(), ">=", 0.98),
                   Check("saturated runs", lambda rows: rows.saturated.mean(), ">=", 0.9),

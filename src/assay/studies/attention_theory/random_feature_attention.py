@@ -63,7 +63,7 @@ CLAIMS = (
         "order-does-not-matter",
         "On a function that does not depend on the order of the keys, attention with random heads needs fewer examples "
         "than a random-feature network of as many parameters.",
-        source="section on sample complexity: d^p beside (N d)^p examples; experiments, target f1",
+        source="sample complexity, from memory: d^p beside (N d)^p examples; experiments, target f1",
         experiment=errors,
         checks=(
             ForAll("error of attention", lambda rows: error(rows, KEYS, ATTENTION), "<=", 0.35),
@@ -77,7 +77,7 @@ CLAIMS = (
     Claim(
         "keys-cost-nothing",
         "The examples that attention needs do not grow with the number of keys; those of the network do.",
-        source="section on sample complexity: d^p beside (N d)^p examples",
+        source="sample complexity, from memory: d^p beside (N d)^p examples",
         experiment=errors,
         checks=(
             Check("error of attention with the most keys less that with the fewest",
