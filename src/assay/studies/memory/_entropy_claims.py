@@ -71,7 +71,7 @@ CLAIMS = (
     Claim(
         "penalty",
         "The penalty is the square of the deviation from the threshold outside the margin, and 0 inside.",
-        source="eq. 9, algorithm 1",
+        source="definition of the penalty, and its algorithm",
         experiment=penalty_shape,
         checks=(
             ForAll("largest distance from the definition", partial(distance_from_definition, margin=MARGIN),
@@ -86,7 +86,7 @@ CLAIMS = (
     Claim(
         "moves-heads",
         "Descending the penalty alone makes flat heads sharper and sharp heads flatter.",
-        source="section 4, design principles",
+        source="design principles of the method",
         experiment=free_heads,
         checks=(
             ForAll("share of the flat heads still in the top quarter", partial(after, margin=MARGIN, column="flat"),
@@ -102,7 +102,7 @@ CLAIMS = (
     Claim(
         "overload",
         "Without layer norms, GELU leaves the heads of the first layer near-uniform: entropic overload.",
-        source="section 3, Fig. 2a and 3d",
+        source="figures of head entropy by layer",
         experiment=text_model,
         checks=(Check("share of overloaded heads in the first layer, SM+G minus SM+LN+G",
                       partial(first_layer_gap, variant="SM+G"), ">=", 0.2),),
@@ -112,7 +112,7 @@ CLAIMS = (
     Claim(
         "relu-without-norms",
         "Without layer norms, ReLU is better than GELU.",
-        source="Table 2: perplexity 2.94 and 3.20",
+        source="table of perplexities: 2.94 and 3.20",
         experiment=text_model,
         checks=(Check("test loss in nats, SM+G minus SM+R", partial(loss_gap, one="SM+G", other="SM+R"), ">=", 0.05),),
         controls=(Check("with norms: SM+LN+G minus SM+LN+R", partial(loss_gap, one="SM+LN+G", other="SM+LN+R"),
@@ -121,7 +121,7 @@ CLAIMS = (
     Claim(
         "gelu-with-norms",
         "With layer norms, GELU is slightly better than ReLU.",
-        source="Table 2: perplexity 2.69 and 2.76",
+        source="table of perplexities: 2.69 and 2.76",
         experiment=text_model,
         checks=(Check("test loss in nats, SM+LN+R minus SM+LN+G", partial(loss_gap, one="SM+LN+R", other="SM+LN+G"),
                       ">", 0),),
@@ -151,7 +151,7 @@ CLAIMS = (
     Claim(
         "thresholds-differ",
         "The learned thresholds differ from head to head.",
-        source="Fig. 6",
+        source="learned thresholds of the penalty",
         experiment=text_model,
         checks=(Check("standard deviation of the thresholds over heads",
                       lambda rows: penalised(rows, learned=True).threshold.std(), ">=", 0.02),),

@@ -51,7 +51,7 @@ CLAIMS = (
     Claim(
         "one-system",
         "Attention, state-space models and gated RNNs are one linear recurrence with different A, B and C.",
-        source="section 3, lemmas on attention, S6 and RNNs",
+        source="lemmas on attention, S6 and RNNs",
         experiment=forms,
         checks=(ForAll("largest difference of recurrence and definition, over six mixers",
                        lambda rows: rows.error.max(), "<=", 1e-10),),
@@ -61,7 +61,7 @@ CLAIMS = (
     Claim(
         "softmax-is-infinite",
         "Softmax attention is the limit of separable attention with ever more state, and has no finite one.",
-        source="section 3, lemma on softmax attention",
+        source="lemma on softmax attention",
         experiment=ladder,
         checks=(
             ForAll("largest ratio of the error to that of the degree before", lambda rows: worst_ratio(rows, 0.5),
@@ -77,7 +77,7 @@ CLAIMS = (
     Claim(
         "state-closes-the-gap",
         "The more state linear attention has, the better it recalls, up to softmax attention.",
-        source="section 4.1, MQAR over state expansion",
+        source="MQAR over state expansion",
         experiment=recall,
         checks=(
             Check("accuracy with the largest state less that with the smallest", gain, ">=", 0.1),
@@ -91,7 +91,7 @@ CLAIMS = (
     Claim(
         "normalised-recalls-more",
         "With the same state, normalised attention recalls more than linear attention.",
-        source="section 4.2, MQAR at n = 128",
+        source="normalised attention on MQAR at n = 128",
         experiment=recall,
         checks=(Check("accuracy with exp as normaliser less that of linear attention",
                       lambda rows: advantage(rows, "exp", "sum"), ">=", 0.05),),
@@ -105,7 +105,7 @@ CLAIMS = (
     Claim(
         "normalised-nears-ssd",
         "With the same state, normalised attention comes close to SSD, the mixer of Mamba-2.",
-        source="section 4.2, MQAR at n = 128",
+        source="normalised attention on MQAR at n = 128",
         experiment=recall,
         checks=(Check("accuracy of SSD less that with exp as normaliser", lambda rows: advantage(rows, "ssd", "exp"),
                       "<=", 0.05),),
@@ -115,7 +115,7 @@ CLAIMS = (
     Claim(
         "exp-is-best",
         "Of the normalisers exp, softplus and sigmoid, exp recalls most.",
-        source="section 4.2 and appendix",
+        source="normalised attention, appendix",
         experiment=recall,
         checks=(Check("accuracy with exp less the best of the others",
                       lambda rows: advantage(rows, "exp", "softplus", "sigmoid"), ">=", 0.01),),
@@ -125,7 +125,7 @@ CLAIMS = (
     Claim(
         "reversed-gate",
         "The reversed sigmoid of S6 as its forget gate makes qLSTM recall more.",
-        source="section 4.3, MQAR",
+        source="qLSTM on MQAR",
         experiment=recall,
         checks=(Check("accuracy with the reversed gate less that without",
                       lambda rows: advantage(rows, "qlstm-reversed", "qlstm"), ">=", 0.02),),

@@ -45,7 +45,7 @@ CLAIMS = (
         "order-decides",
         "With a state of fixed size, a causal reader finds the common element of two sets if the smaller set comes "
         "first, and not if the larger does; one who knows both sets does not mind.",
-        source="section 3.1; theorem 3.2 (max(|A|, |B|) for causal readers, min(|A|, |B|) for others)",
+        source="theorem on set disjointness: max(|A|, |B|) for causal readers, min(|A|, |B|) for others",
         experiment=order,
         checks=(
             Check("causal: accuracy for (4, 64) minus (64, 4)", lambda rows: order_gap(rows, "causal"), ">=", 0.25),
@@ -61,7 +61,7 @@ CLAIMS = (
     Claim(
         "state-follows-the-stored-set",
         "A causal reader needs state in proportion to the first set; one who may store the smaller set does not.",
-        source="theorem 3.2, on a linear memory",
+        source="theorem on set disjointness, on a linear memory",
         experiment=needed,
         checks=(
             Check("causal: exponent of the state over |A|", lambda rows: exponent(rows, "causal"), ">=", 0.8),
@@ -75,7 +75,7 @@ CLAIMS = (
     Claim(
         "prefix-is-a-recurrence",
         "Prefix linear attention shows its prefix to all tokens, and is still decoded with a state of fixed size.",
-        source="section 4.1, equation of prefix linear attention",
+        source="equation of prefix linear attention",
         experiment=module,
         checks=(
             ForAll("relative difference of parallel and token by token", lambda rows: rows.decoded.max(), "<=", 1e-5),
@@ -95,7 +95,7 @@ CLAIMS = (
     Claim(
         "jrt-prompt",
         "Reading the prompt twice lets a recurrent model answer where the larger set comes first.",
-        source="section 3.2 (JRT-Prompt), on set disjointness; Fig. 2",
+        source="JRT-Prompt, on set disjointness",
         experiment=trained,
         checks=(
             Check("|A| > |B|: accuracy twice minus once", lambda rows: gain(rows, "twice", "once", "larger_first"),
@@ -110,7 +110,7 @@ CLAIMS = (
         "prefix-linear-attention",
         "Seeing the prompt as a whole lets a recurrent model answer where the larger set comes first, and is of no "
         "matter where the smaller one does.",
-        source="section 4 (JRT-RNN), on set disjointness; Fig. 2",
+        source="JRT-RNN, on set disjointness",
         experiment=trained,
         checks=(
             Check("|A| > |B|: accuracy with a prefix minus causal",

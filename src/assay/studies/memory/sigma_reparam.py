@@ -47,7 +47,7 @@ CLAIMS = (
         "entropy-bound",
         "Attention whose logits have norm sb has at least the entropy of the theorem, and there are logits that have "
         "no more.",
-        source="theorem 3.1",
+        source="theorem on the entropy of attention",
         experiment=bound,
         checks=(
             ForAll("random logits: smallest entropy less bound", lambda rows: rows.random.min(), ">=", -1e-9),
@@ -64,7 +64,7 @@ CLAIMS = (
     Claim(
         "norm-is-gamma",
         "The spectral norm of a reparametrised weight is gamma, whatever the weight is; at first it changes nothing.",
-        source="section 3.2, equation of sigmaReparam; the authors' code",
+        source="equation of sigmaReparam; the authors' code",
         experiment=module,
         checks=(
             ForAll("at first: relative difference from the plain layer", lambda rows: rows.at_first.max(), "<=", 1e-5),
@@ -84,7 +84,7 @@ CLAIMS = (
         "growth-without-width",
         "Steps of Adam let the spectral norm of a plain weight grow with the square root of its width; with "
         "sigmaReparam by no more than any single parameter.",
-        source="section 3.3, proposition on the spectral norm of updates",
+        source="proposition on the spectral norm of updates",
         experiment=growth,
         checks=(
             ForAll("norm of a normalised update over its bound, smallest",
@@ -108,7 +108,7 @@ CLAIMS = (
         "trains-without-norms",
         "At a learning rate at which attention of a pre-LN transformer collapses, without warm-up, one with "
         "sigmaReparam and no norms keeps its entropy and learns.",
-        source="section 4 (vision transformers), on digits",
+        source="experiments on vision transformers, here on digits",
         experiment=training,
         checks=(
             Check("lowest entropy over ln T", lambda rows: where_plain_fails(rows, "sigmaReparam", "entropy"), ">=",

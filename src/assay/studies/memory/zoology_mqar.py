@@ -60,7 +60,7 @@ CLAIMS = (
     Claim(
         "recall-explains-the-gap",
         "Most of what memory gains on text, it gains on few tokens: those whose bigram came before in the context.",
-        source="section 3: 82 % of the gap on 6.4 % of the tokens",
+        source="slices of perplexity: 82 % of the gap on 6.4 % of the tokens",
         experiment=slicing,
         checks=(
             Check("share of the gap that is on recall hits", lambda rows: on(rows, "text").share, ">=", 0.6),
@@ -76,7 +76,7 @@ CLAIMS = (
     Claim(
         "attention-needs-no-width",
         "Attention solves MQAR of every length at one small width.",
-        source="section 4, Fig. 2",
+        source="MQAR by width and length",
         experiment=recall,
         checks=(Check("lowest accuracy of attention over lengths, at the smallest width",
                       lambda rows: worst(swept(rows, "attention"), rows.width.min()), ">=", SOLVED),),
@@ -86,7 +86,7 @@ CLAIMS = (
     Claim(
         "convolution-needs-width",
         "The width at which a gated convolution solves MQAR grows with the length.",
-        source="section 4, Fig. 2: solved only where the width is at least about the length",
+        source="MQAR by width and length: solved only where the width is at least about the length",
         experiment=recall,
         checks=(
             Check("smallest width at the longest over that at the shortest sequence",
@@ -103,7 +103,7 @@ CLAIMS = (
     Claim(
         "filters-of-the-input",
         "A convolution whose filter depends on the input solves MQAR of every length at one small width.",
-        source="section 4.3 and the experiment on input-dependent filters",
+        source="experiment on input-dependent filters",
         experiment=recall,
         checks=(Check("lowest accuracy over lengths, at the smallest width",
                       lambda rows: worst(swept(rows, "input-dependent convolution"), rows.width.min()), ">=", SOLVED),),
@@ -113,7 +113,7 @@ CLAIMS = (
     Claim(
         "few-positions-suffice",
         "Attention at less than a tenth of the positions closes most of the gap between convolution and attention.",
-        source="section 5: above 80 % of the gap on MQAR, 97.4 % of that on text",
+        source="input-dependent selection: above 80 % of the gap on MQAR, 97.4 % of that on text",
         experiment=recall,
         checks=(
             Check("part of the gap that is closed", lambda rows: closed(rows, "learned"), ">=", 0.8),
