@@ -167,7 +167,7 @@ class DynamicalSystemsFramework(Study):
         "paper": Config(states=[32, 64, 128, 256], state=128, length=512, pairs=64, vocabulary=8192,
                         width=512, steps=50_000, steps_qlstm=50_000, batch=128, lr=1e-3),
     }  # fmt: skip
-    seconds = {"smoke": 10, "laptop": 580, "paper": 400_000}
+    seconds = {"smoke": 10, "laptop": 470, "paper": 400_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         yield from grid(forms, length=40, width=5, state=6)

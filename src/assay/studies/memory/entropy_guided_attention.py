@@ -44,7 +44,7 @@ class EntropyGuidedAttention(Study):
         "laptop": Config(),
         "paper": Config(steps=30_000, lr=5e-4, width=768, layers=12, heads=12, batch=128, length=128),
     }
-    seconds = {"smoke": 10, "laptop": 330, "paper": 400_000}
+    seconds = {"smoke": 10, "laptop": 250, "paper": 400_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         margins = (MARGIN, SWALLOWS_ALL)

@@ -160,7 +160,7 @@ class JustReadTwice(Study):
             vocab_size=2048, width=64, num_heads=2, feature_dim=16, steps=45_000, batch=256, lr=8e-4,
         ),
     }  # fmt: skip
-    seconds = {"smoke": 10, "laptop": 750, "paper": 40_000}
+    seconds = {"smoke": 10, "laptop": 670, "paper": 40_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         fields = ("sizes", "vocab_size", "width", "num_heads", "feature_dim", "blocks", "steps", "batch", "lr")

@@ -57,7 +57,7 @@ class MuonMlaMoe(Study):
         "laptop": Config(),
         "paper": Config(steps=20_000, width=512, layers=12, batch=64, length=512),
     }  # fmt: skip
-    seconds = {"smoke": 15, "laptop": 480, "paper": 400_000}
+    seconds = {"smoke": 15, "laptop": 370, "paper": 400_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         if config.steps:

@@ -151,7 +151,7 @@ class SigmaReparam(Study):
         "paper": Config(widths=[32, 128, 512, 1024], width=768, depth=12, steps=2000, batch=256,
                         lrs=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2]),
     }  # fmt: skip
-    seconds = {"smoke": 10, "laptop": 510, "paper": 20_000}
+    seconds = {"smoke": 10, "laptop": 460, "paper": 20_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         yield from grid(bound, lengths=config.lengths, trials=config.trials, largest=12.0)

@@ -154,7 +154,7 @@ class ZoologyMQAR(Study):
         "paper": Config(lengths=[64, 128, 256, 512], pairs=[4, 8, 16, 64], widths=[64, 128, 256, 512],
                         vocabulary=8192, steps=12_500, batch=512, lr=1e-3),
     }  # fmt: skip
-    seconds = {"smoke": 15, "laptop": 700, "paper": 200_000}
+    seconds = {"smoke": 15, "laptop": 530, "paper": 200_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         yield from grid(slicing, rare=config.rare, window=config.window, shortest=200)
