@@ -134,7 +134,7 @@ class MultiConcept(Study):
         demonstrations: Size = Field(default=16, description="L, in training")
         width: Annotated[int, Field(ge=2, multiple_of=2)] = Field(default=40, description="of the ReLU layer")
         batch: Size = Field(default=64, description="prompts in each step")
-        steps: Size = Field(default=400, description="of SGD")
+        steps: Size = Field(default=1000, description="of SGD")
         test: Size = Field(default=4000, description="fresh prompts for each error")
         lengths: list[Size] = Field(default=[6, 8], description="other L, for any-length-and-batch")
         batches: list[Size] = Field(default=[8, 16], description="other batches, for any-length-and-batch")
