@@ -10,25 +10,40 @@ from assay.optim.max_margin import dual_of_gram
 
 NEWTON_STEPS = 500
 """At most; it takes 40 to 150."""
+FEW = 200
+"""As many constraints are solved at once."""
 
 
 def nuclear_max_margin(left: Tensor, right: Tensor, b: Tensor, *, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
     """W (d, e) of least nuclear norm with `left_j^T W right_j >= b_j`, and its multipliers y (m,). float64.
 
     left: (m, d), right: (m, e), b: (m,), positive. `tolerance` bounds the relative gap between `||W||_*` and `b^T y`,
-    with `||sum_j y_j left_j right_j^T||_2 <= 1` and y > 0: no W that satisfies the constraints has a norm below
+    with `||sum_j y_j left_j right_j^T||_2 <= 1` and y >= 0: no W that satisfies the constraints has a norm below
     `b^T y`. Singular values that are 0 come out as small as the gap. Raises `InfeasibleError`, with its certificate,
     where there is no W.
 
     An interior-point method on that dual problem, of m unknowns: with `M = sum_j y_j left_j right_j^T`, it maximises
     `t b^T y + log det(I - M M^T) + sum log y` by Newton's method for growing t. At each optimum
     `W = 2 (I - M M^T)^-1 M / t` has the margins b + 1 / (t y), and the gap falls as 1 / t (Boyd & Vandenberghe 2004,
-    ch. 11). As constraints have rank one, the Hessian is made of entrywise products: O(m^3 + m^2 d) a step.
+    ch. 11). As constraints have rank one, the Hessian is made of entrywise products: O(m^3 + m^2 d) a step. Where there
+    are many constraints, those on which the solution of the Frobenius norm rests are solved first, and those that are
+    then violated are added until there are none; the others have the multiplier 0.
     """
     left, right, b = left.double(), right.double(), b.double()
     if not bool((b > 0).all()):
         raise InputError(f"b has the entry {float(b.min()):g}; expected positive ones")
-    dual_of_gram((left @ left.mT) * (right @ right.mT), b)  # raises where there is no solution
+    dual = dual_of_gram((left @ left.mT) * (right @ right.mT), b)  # raises where there is no solution
+    used = dual > 0 if len(b) > FEW else torch.ones_like(b, dtype=torch.bool)
+    while True:
+        W, y = _interior_point(left[used], right[used], b[used], tolerance)
+        violated = ((left @ W) * right).sum(-1) < b
+        if not bool((violated & ~used).any()):
+            return W, torch.zeros_like(b).masked_scatter(used, y)
+        used |= violated
+
+
+def _interior_point(left: Tensor, right: Tensor, b: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """`nuclear_max_margin` with all constraints at once; there must be a solution."""
     y = torch.full_like(b, 0.5 / float(torch.linalg.matrix_norm(left.mT @ right, ord=2)))
     t = 1 / float(b @ y)
     for _ in range(NEWTON_STEPS):

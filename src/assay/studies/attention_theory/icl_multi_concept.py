@@ -152,7 +152,7 @@ class MultiConcept(Study):
         "paper": Config(concepts=16, irrelevant=64, d=256, width=400, steps=2000,
                         lengths=[4, 8, 32], batches=[1, 8]),
     }  # fmt: skip
-    seconds = {"smoke": 12, "laptop": 60, "paper": 5000}
+    seconds = {"smoke": 12, "laptop": 90, "paper": 5000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         own = {"num_concepts": config.concepts, "num_irrelevant": config.irrelevant, "d": config.d,
