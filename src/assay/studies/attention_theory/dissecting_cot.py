@@ -31,7 +31,7 @@ class DissectingCoT(Study):
         d: int = Field(default=10, ge=2, description="inputs of the networks learned without a transformer")
         widths: list[Size] = Field(default=[4, 8], min_length=2, description="of them, k; the second twice the first")
         examples: list[Size] = Field(
-            default=[20, 30, 50, 80, 125, 200], description="in a prompt, without a transformer"
+            default=[20, 25, 30, 50, 80, 125, 200], description="in a prompt, without a transformer"
         )
         prompts: Size = Field(default=16, description="over which the median is taken")
         restarts: Size = Field(default=3, description="of the direct fit, of which the best on the prompt is kept")
@@ -52,7 +52,7 @@ class DissectingCoT(Study):
     scales = {
         "smoke": Config(examples=[20, 30, 60], prompts=4, restarts=2, fit_steps=100, trained_k=[]),
         "laptop": Config(),
-        "paper": Config(widths=[4, 8, 16], examples=[20, 30, 50, 80, 100, 125, 160, 200, 300, 400], fit_steps=5000,
+        "paper": Config(widths=[4, 8, 16], examples=[20, 25, 30, 50, 80, 100, 125, 160, 200, 300, 400], fit_steps=5000,
                         trained_d=10, trained_k=[4, 8, 16], points=101, depth=6, width=128, heads=4, steps=500_001,
                         batch=64, optimizer="adamw", lr=1e-4, tested_on=320),
     }  # fmt: skip
