@@ -112,7 +112,8 @@ function axis(figure, name, width) {
   } else if (values.length) {
     const [low, high] = d3.extent(values);
     found.tickFormat ??= format;
-    found.ticks ??= values.every(Number.isInteger) && high - low < room ? d3.range(low, high + 1) : room; // no layer 1.5
+    found.ticks ??= values.every(Number.isInteger) && high - low < room ? d3.range(low, high + 1) // no layer 1.5
+      : name === "x" ? atMost(room, low, high) : room;
   } else {
     delete found.nice;
     Object.assign(found, roomForNames(figure, name, width));
@@ -130,6 +131,13 @@ function roomForNames(figure, name, width) {
   if (name === "y") return { ...found, side: longest + 16 };
   if (longest < (width - 80) / names.length) return found;
   return { ...found, tickRotate: -60, side: 0.5 * longest, below: 50 + 0.87 * longest, labelOffset: 42 + 0.87 * longest };
+}
+
+/** D3 gives about as many ticks as it is asked for: what to ask for to get no more than there is room for. */
+function atMost(room, low, high) {
+  let asked = room;
+  while (asked > 1 && d3.ticks(low, high, asked).length > room) asked -= 1;
+  return asked;
 }
 
 /** D3 leaves out the labels of some ticks of a logarithmic axis: given as texts they are all there. */
