@@ -192,7 +192,8 @@ class AttentionSVMStudy(Study):
         solved["solution"] = solved.norm.map({"fro": "Frobenius", "nuc": "nuclear"})
         return [
             plot("Where descent goes", mark("line", trained, x="step", y="correlation", stroke="with", fx="variant"),
-                 x={"label": "steps"}, y={"label": "correlation with the solution"}, color=legend),
+                 x={"label": "steps", "ticks": [0, trained.step.max().item()]},
+                 y={"label": "correlation with the solution"}, color=legend),
             plot(f"Rank of the solutions for {int(of['ranks'].n.max())} inputs",
                  mark("line", solved, x="d", y="rank", stroke="solution", marker=True),
                  x={"label": "width d"}, y={"label": "rank"}, color=legend),
