@@ -184,12 +184,12 @@ class AttentionSVMStudy(Study):
     def figure(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
         legend = {"legend": True}
         of = {str(name): own.dropna(axis=1, how="all") for name, own in rows.groupby("experiment")}
-        trained = of["descent"].melt(["variant", "step"], ["fro", "nuc"], "norm", "correlation")
-        trained = trained.groupby(["variant", "norm", "step"], as_index=False)[["correlation"]].mean()
-        trained["with"] = trained.norm.map({"fro": "Frobenius", "nuc": "nuclear"})
-        solved = of["ranks"].melt(["n", "T", "d"], ["fro", "nuc"], "norm", "rank").dropna()
-        solved = solved[solved.n == solved.n.max()].groupby(["norm", "d"], as_index=False)[["rank"]].mean()
-        solved["solution"] = solved.norm.map({"fro": "Frobenius", "nuc": "nuclear"})
+        names = {"fro": "Frobenius", "nuc": "nuclear"}
+        trained = of["descent"].rename(columns=names)
+        trained = trained.melt(["variant", "step"], [*names.values()], "with", "correlation")
+        trained = trained.groupby(["variant", "with", "step"], as_index=False)[["correlation"]].mean()
+        solved = of["ranks"].rename(columns=names).melt(["n", "T", "d"], [*names.values()], "solution", "rank").dropna()
+        solved = solved[solved.n == solved.n.max()].groupby(["solution", "d"], as_index=False)[["rank"]].mean()
         return [
             plot("Where descent goes", mark("line", trained, x="step", y="correlation", stroke="with", fx="variant"),
                  x={"label": "steps", "ticks": [0, trained.step.max().item()]},
