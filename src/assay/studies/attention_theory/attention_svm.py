@@ -185,13 +185,13 @@ class AttentionSVMStudy(Study):
         legend = {"legend": True}
         of = {str(name): own.dropna(axis=1, how="all") for name, own in rows.groupby("experiment")}
         names = {"fro": "Frobenius", "nuc": "nuclear"}
-        trained = of["descent"].rename(columns=names).melt(["variant", "step"], [*names.values()], "with", "correlation")
-        trained = trained.groupby(["variant", "with", "step"], as_index=False)[["correlation"]].mean()
+        runs = of["descent"].rename(columns=names).melt(["variant", "step"], [*names.values()], "with", "correlation")
+        runs = runs.groupby(["variant", "with", "step"], as_index=False)[["correlation"]].mean()
         solved = of["ranks"].rename(columns=names).melt(["n", "T", "d"], [*names.values()], "solution", "rank").dropna()
         solved = solved[solved.n == solved.n.max()].groupby(["solution", "d"], as_index=False)[["rank"]].mean()
         return [
-            plot("Where descent goes", mark("line", trained, x="step", y="correlation", stroke="with", fx="variant"),
-                 x={"label": "steps", "ticks": [trained.step.max() / 3, trained.step.max()]},
+            plot("Where descent goes", mark("line", runs, x="step", y="correlation", stroke="with", fx="variant"),
+                 x={"label": "steps", "ticks": [runs.step.max() / 3, runs.step.max()]},
                  y={"label": "correlation with the solution"}, color=legend),
             plot(f"Rank of the solutions for {int(of['ranks'].n.max())} inputs",
                  mark("line", solved, x="d", y="rank", stroke="solution", marker=True),
