@@ -26,8 +26,11 @@ from assay.lab.study import Row, Unit
 
 ATTEMPTS = 3
 """How often a unit is tried before it is recorded as failed."""
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-"""The environment of a worker process."""
+ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1") | {
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),  # or glibc hands back what a step of training used, to ask for it again
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+}
+"""Of a worker process: one thread, and memory that is kept from step to step."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ class _Pool:
             # loky replaces workers whose memory has grown, which changes nothing for us
             warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
             self.workers = ProcessPoolExecutor(
-                max_workers=self.jobs, env=ONE_THREAD, initializer=_end_with, initargs=(os.getpid(),)
+                max_workers=self.jobs, env=ENVIRONMENT, initializer=_end_with, initargs=(os.getpid(),)
             )
         return self.workers
 

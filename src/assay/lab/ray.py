@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from assay._errors import InputError
-from assay.lab.executor import ATTEMPTS, ONE_THREAD, Executor, Outcome, run_unit
+from assay.lab.executor import ATTEMPTS, ENVIRONMENT, Executor, Outcome, run_unit
 from assay.lab.store import versions
 from assay.lab.study import Resources, Unit
 
@@ -42,7 +42,7 @@ def on_ray(address: str) -> Iterator[Executor]:
     import ray
 
     try:
-        ray.init(address, runtime_env={"env_vars": ONE_THREAD}, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # another version of Ray or Python, no node of the cluster on this machine, …
         raise InputError(f"--ray {address}: {' '.join(str(error).split())}") from error
     try:

@@ -33,7 +33,7 @@ def programs(*, task: str, length: int, prompts: int, seed: int, device: str) ->
     about = TASKS.get(task, AlgorithmicTask("copy-repeats", num_symbols=4))
     program = program_for(about) or copy
     generator = torch.Generator(device).manual_seed(seed)
-    few = 20  # a program needs O(B s^2) memory
+    few = 5  # a program needs O(B s^2) memory, and is twice as fast where that is little
     shares = [
         length_generalization_curve(
             check_rasp_l(program), about, [length], num_examples=min(few, prompts - done), generator=generator

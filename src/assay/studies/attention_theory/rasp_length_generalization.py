@@ -34,7 +34,7 @@ class RaspLengthGeneralization(Study):
 
     class Config(StudyConfig):
         lengths: list[Size] = Field(default=[5, 20, 80], description="of the problems that programs are given")
-        prompts: Size = Field(default=20, description="for each program and length")
+        prompts: Size = Field(default=100, description="for each program and length")
         tasks: list[Task] = Field(default=[], description="that are trained, besides counting")
         longest: Size = Field(default=12, description="length in training")
         count_longest: list[Size] = Field(default=[], description="length in training, for counting")
@@ -74,7 +74,7 @@ class RaspLengthGeneralization(Study):
     def resources(self, unit: Unit) -> Resources:
         given = unit.settings
         if unit.experiment is not trained:
-            return Resources(memory=0.4e9 + 20 * 8 * 6 * (6 * given["length"] + 9) ** 2)
+            return Resources(memory=0.4e9 + 5 * 8 * 6 * (6 * given["length"] + 9) ** 2)
         return training_resources(
             tokens=given["batch"] * given["context"], width=given["width"], layers=given["layers"]
         )
