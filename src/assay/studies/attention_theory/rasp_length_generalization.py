@@ -44,7 +44,7 @@ class RaspLengthGeneralization(Study):
         layers: Size = Field(default=2, description="of the transformer")
         heads: Size = Field(default=4, description="of each layer")
         steps: Size = Field(default=3000, description="of training at most; it ends at 99 % on fresh examples")
-        batch: Size = Field(default=48, description="examples in each step")
+        batch: Size = Field(default=32, description="examples in each step")
         lr: Rate = Field(default=3e-3, description="of AdamW")
         tested_on: Size = Field(default=300, description="fresh examples, and examples at each length")
 
