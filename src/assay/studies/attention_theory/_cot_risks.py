@@ -49,7 +49,8 @@ def risk(
     *, d: int, k: int, examples: int, prompts: int, restarts: int, steps: int, lr: float, seed: int, device: str
 ) -> Row:
     """Error on 200 unseen points of one's own prompt, in units of the variance of y, the median over prompts: with the
-    hidden activations, with them in another order, and without them. O(prompts restarts steps examples d k)."""
+    hidden activations, with them in another order, and without them; this also for each half of the prompts.
+    O(prompts restarts steps examples d k)."""
     shown, hidden, unseen = _split(d, k, 2, examples, prompts, 200, seed)
     order = torch.rand(prompts, examples, generator=torch.Generator().manual_seed(2**41 + seed)).argsort(-1)
     shuffled = [state.gather(1, order[..., None].expand_as(state)) for state in hidden]
@@ -58,7 +59,13 @@ def risk(
     errors = {name: _median_error(fit.predictions, unseen.ys) for name, fit in found.items()}
     answers = _direct(shown, unseen.xs, 2 * k, restarts, steps, lr, seed, device)
     whole = found["step_by_step"].identified[0].double().mean().item()
-    return errors | {"direct": _median_error(answers, unseen.ys), "identified": whole}
+    halves = {
+        "direct": slice(None),
+        "direct_first_half": slice(prompts // 2),
+        "direct_other_half": slice(prompts // 2, None),
+    }
+    errors |= {name: _median_error(answers[part], unseen.ys[part]) for name, part in halves.items()}
+    return errors | {"identified": whole}
 
 
 class StackedMLPs(nn.Module):

@@ -80,19 +80,28 @@ def random_tokens(*, n: int, T: int, d: int, runs: int, steps: int, device: str 
 
 
 def joint(*, steps: int, device: str = "cpu") -> list[Row]:
-    """Descent on p and v; in the first scene all inputs are on the margin of v, in the second the third is not."""
+    """Descent on p and v; in the first scene all inputs are on the margin of v, in the second the third is not. And on
+    p alone, with v the max-margin classifier all the while (`fixed`)."""
     scenes = [tensor([[0, 0], [1, 1]], [[0, 0], [1, -1]], [[0, 0], [0.5, third]]) for third in (1.0, 1.5)]
     X, y = torch.stack(scenes).to(device), tensor(1, -1, 1).to(device)
-    head = LinearHead(tensor([-1, 0], [-1, 0]).to(device), trained=True)
-    model = PromptAttention(tensor([0, -1], [0, -1]).to(device), head)
-    descend(Objective(model, (X,), y.expand(2, -1)), steps)
     selected, third = torch.tensor([1, 1, 1], device=device), torch.tensor([False, False, True], device=device)
-    rows: list[Row] = []
-    for name, x, p, v in zip(("all", "not the third"), X, model.p.detach(), head.v.detach(), strict=True):
-        wanted, _, support = joint_max_margin(x, y, selected)
-        full, relaxed = (prompt_attention_svm(x, None, selected, which).p for which in (None, third))
-        row: Row = {"support": name, "third_is": bool(support[2]), "v": alignment(v, wanted)}
-        rows.append(row | {"full": alignment(p, full), "relaxed": alignment(p, relaxed)})
+    solved = [joint_max_margin(x, y, selected) for x in X]
+    classifiers = torch.stack([classifier for classifier, _, _ in solved])
+    heads = {
+        "trained": LinearHead(tensor([-1, 0], [-1, 0]).to(device), trained=True),
+        "fixed": LinearHead(classifiers),
+    }
+    rows: list[Row] = [
+        {"support": name, "third_is": bool(support[2])}
+        for name, (_, _, support) in zip(("all", "not the third"), solved, strict=True)
+    ]
+    for name, head in heads.items():
+        model = PromptAttention(tensor([0, -1], [0, -1]).to(device), head)
+        descend(Objective(model, (X,), y.expand(2, -1)), steps)
+        for row, x, p, v, wanted in zip(rows, X, model.p.detach(), head.v.detach(), classifiers, strict=True):
+            full, relaxed = (prompt_attention_svm(x, None, selected, which).p for which in (None, third))
+            row |= {f"full_{name}": alignment(p, full), f"relaxed_{name}": alignment(p, relaxed)}
+            row |= {"v": alignment(v, wanted)} if head.v.requires_grad else {}
     return rows
 
 

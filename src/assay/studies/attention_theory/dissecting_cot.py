@@ -33,7 +33,7 @@ class DissectingCoT(Study):
         examples: list[Size] = Field(
             default=[20, 25, 30, 50, 80, 125, 200], description="in a prompt, without a transformer"
         )
-        prompts: Size = Field(default=16, description="over which the median is taken")
+        prompts: int = Field(default=16, ge=2, description="over which the median is taken")
         restarts: Size = Field(default=3, description="of the direct fit, of which the best on the prompt is kept")
         fit_steps: Size = Field(default=1500, description="of Adam in the direct fit")
         fit_lr: float = Field(default=0.03, gt=0, description="of it")
