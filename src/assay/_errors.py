@@ -6,6 +6,9 @@ AssayError            any of them; the command line prints it as one line and ex
 └── OutputError       the result cannot be written (also an OSError)
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class AssayError(Exception):
     """A mistake that the user can mend; the message says what was wrong and what to do instead."""
@@ -21,3 +24,9 @@ class ModelError(AssayError, RuntimeError):
 
 class OutputError(AssayError, OSError):
     """The result cannot be written."""
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """` (did you mean 'gla'?)`, for a message about a name that is not known; nothing where none is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {prefix + matches[0]!r}?)" if matches else ""

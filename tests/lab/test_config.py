@@ -66,7 +66,7 @@ def test_a_field_is_set_by_text(setting: str, name: str, value: object) -> None:
         ("sizes=1,x", "sizes=1,x: expected list, each whole number (at least 1), such as sizes=1,2"),
         ("fast=perhaps", "fast=perhaps: expected true or false, such as fast=false"),
         ("limit=x", "limit=x: expected whole number or null, such as limit=null"),
-        ("widht=4", "widht=4: no such field; did you mean width? the fields are seeds, " + FIELDS),
+        ("widht=4", "widht=4: no such field (did you mean 'width'?); the fields are seeds, " + FIELDS),
         ("seeds=0", "seeds=0: expected whole number (at least 1, at most 10000), such as seeds=5"),
     ],
 )  # fmt: skip

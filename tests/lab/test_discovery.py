@@ -57,7 +57,7 @@ def test_all_built_in_studies_are_named_as_their_files() -> None:
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"no study 'efective-state-size'; did you mean effective-state-size\?"):
+    with pytest.raises(InputError, match=r"no study 'efective-state-size' \(did you mean 'effective-state-size'\?\)"):
         find_study("efective-state-size")
     with pytest.raises(InputError, match="no study 'zzz'; see: assay study list"):
         find_study("zzz")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import types
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from assay._errors import InputError
+from assay._errors import InputError, nearest
 
 _NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
 _LIMITS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
@@ -48,7 +47,7 @@ def with_settings(config: ConfigT, settings: Sequence[str]) -> ConfigT:
     for setting in settings:
         name, _, words = setting.partition("=")
         if name not in fields:
-            raise InputError(f"{setting}: no such field; {_nearest(name, list(fields))}")
+            raise InputError(f"{setting}: no such field{nearest(name, fields)}; the fields are {', '.join(fields)}")
         field = fields[name]
         alone: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation(), config=ConfigDict(allow_inf_nan=False))
         try:
@@ -114,8 +113,3 @@ def _type_in_words(kind: Any) -> str:
     if hasattr(kind, "__metadata__"):  # Annotated[int, Field(ge=1)]
         return describe(FieldInfo.from_annotation(kind))
     return getattr(kind, "__name__", str(kind))
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return (f"did you mean {near[0]}? " if near else "") + "the fields are " + ", ".join(known)

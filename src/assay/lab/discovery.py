@@ -3,7 +3,6 @@ of other packages, and any Python file given by its path."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from assay._errors import InputError
+from assay._errors import InputError, nearest
 from assay.lab.study import Study
 
 GROUP = "assay.studies"
@@ -59,9 +58,7 @@ def load_study(source: Source) -> Study:
 def _by_slug(slug: str) -> Source:
     known = {source.slug: source for source in known_studies()}
     if slug not in known:
-        near = difflib.get_close_matches(slug, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "see: assay study list"
-        raise InputError(f"no study {slug!r}; {hint}")
+        raise InputError(f"no study {slug!r}{nearest(slug, known)}; see: assay study list")
     return known[slug]
 
 

@@ -126,6 +126,8 @@ def train(
     generator, total = torch.Generator(device), torch.zeros((), dtype=torch.float64, device=device)
     first = int(rows[-1]["step"]) if rows else 0
     autocast = precision == "bfloat16" and _has_bfloat16(device)
+    # `torch.manual_seed` asks every kind of device, for half a millisecond a step
+    seed_all = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for step in range(first, steps + 1):
             last = rows[-1]["step"] if rows else None
@@ -140,7 +142,7 @@ def train(
             if step == steps or (stop is not None and rows[-1]["step"] == step and stop(rows[-1])):
                 break
             generator.manual_seed(_seed(seed, step))
-            torch.manual_seed(_seed(seed, step))
+            seed_all(_seed(seed, step))
             model.zero_grad()  # it may have parameters that no optimizer has, and they the other way
             for optimizer, starts in zip(used, rates, strict=True):
                 optimizer.zero_grad()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 
-from assay._errors import InputError
+from assay._errors import InputError, nearest
 
 MAX_LAYERS = 10_000
 
@@ -21,8 +20,7 @@ def parse_pattern(pattern: str, known: Collection[str]) -> list[str]:
     if rest:
         raise _unreadable(pattern, rest)
     if wrong := [name for name in layers if name not in known]:
-        near = difflib.get_close_matches(wrong[0].lower(), list(known), n=1, cutoff=0.5)  # gl -> gla
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = nearest(wrong[0].lower(), known)
         raise InputError(f"there is no mixer {wrong[0]!r} for the pattern{hint}; there are {', '.join(sorted(known))}")
     return layers
 

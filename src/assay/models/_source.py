@@ -5,14 +5,12 @@ Everything that can be wrong is found here, from file names and config.json alon
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assay._errors import ModelError
+from assay._errors import ModelError, nearest
 from assay.models._memory import first_line
 
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -205,9 +203,3 @@ def _siblings(path: Path) -> list[str]:
         return [folder.name for folder in path.parent.iterdir() if folder.is_dir()]
     except OSError:
         return []
-
-
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """', did you mean …?' or nothing."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f" (did you mean {prefix + matches[0]!r}?)" if matches else ""

@@ -7,14 +7,13 @@ The default config is shrunk by the names of its fields, and its lists of layers
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from assay._errors import InputError, ModelError
+from assay._errors import InputError, ModelError, nearest
 
 MAX_PARAMETERS = 20_000_000
 VOCABULARY = 128
@@ -116,8 +115,7 @@ def architectures() -> list[str]:
 def check_architecture(name: str) -> None:
     """Raise `InputError` for a name that is not one of the architectures."""
     if name not in architectures():
-        close = difflib.get_close_matches(name, architectures(), 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = nearest(name, architectures())
         raise InputError(f"no causal language model {name!r} in the installed transformers{hint}")
 
 

@@ -14,7 +14,7 @@ from logging import CRITICAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assay._errors import InputError, ModelError
+from assay._errors import InputError, ModelError, nearest
 from assay.models._memory import MemoryEstimate, check_memory, estimate_memory, first_line
 from assay.models._source import (
     BUILTIN_FOLDER,
@@ -22,7 +22,6 @@ from assay.models._source import (
     PREFIX,
     Source,
     check_source,
-    nearest,
     resolve,
 )
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from assay._errors import InputError
-from assay.models._source import PREFIX, nearest
+from assay._errors import InputError, nearest
+from assay.models._source import PREFIX
 from assay.models._spans import token_ends
 
 BUILTIN_TEXT = Path(__file__).parent / "builtin" / "text.txt"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assay._errors import InputError
+from assay._errors import InputError, nearest
 from assay.lab.discovery import Source, known_studies, load_study
 from assay.lab.provenance import about
 from assay.lab.store import read_record, unreadable
@@ -43,8 +42,7 @@ def find_runs(root: Path, slugs: Sequence[str] = ()) -> list[Shown]:
     stored = {file.parents[2].name for file in root.glob("*/runs/*/run.json")}
     for slug in slugs:
         if slug not in known and slug not in stored:
-            near = difflib.get_close_matches(slug, {*known, *stored}, n=1, cutoff=0.5)
-            raise InputError(f"no study {slug!r}; " + (f"did you mean {near[0]}?" if near else "see: assay study list"))
+            raise InputError(f"no study {slug!r}{nearest(slug, {*known, *stored})}; see: assay study list")
         if slug not in stored:
             raise InputError(f"no run of {slug} in {root}; make one by: assay study run {slug} --out {root}")
     if not stored:

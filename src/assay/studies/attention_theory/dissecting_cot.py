@@ -47,7 +47,7 @@ class DissectingCoT(Study):
         batch: Size = Field(default=32, description="prompts a step")
         optimizer: Literal["muon", "adamw"] = Field(default="muon", description="of matrices; AdamW has the rest")
         lr: float = Field(default=1e-2, gt=0, description="of that")
-        tested_on: Size = Field(default=2000, description="prompts")
+        tested_on: Size = Field(default=1000, description="prompts")
 
     scales = {
         "smoke": Config(examples=[20, 30, 60], prompts=4, restarts=2, fit_steps=100, trained_k=[]),
