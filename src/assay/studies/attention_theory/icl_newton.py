@@ -51,7 +51,7 @@ class ICLNewton(Study):
                         width=256, heads=8, steps=500_001, lr=1e-4,
                         tested_on=320),
     }  # fmt: skip
-    seconds = {"smoke": 10, "laptop": 420, "paper": 4e6}
+    seconds = {"smoke": 10, "laptop": 560, "paper": 4e6}
 
     def units(self, config: Config) -> Iterator[Unit]:
         yield from grid(matching, inputs=list(BAND), d=config.d, points=config.points, prompts=config.prompts)
