@@ -96,6 +96,9 @@ def test_logits_in_an_output_and_offsets() -> None:
     length_generalization_curve(spy, task, [4], num_examples=50, context=30, generator=generator())
     assert set(seen[-1].tolist()) <= set(range(30 - 9 + 1))
     assert len(set(seen[-1].tolist())) > 10
+    length_generalization_curve(spy, task, [1, 6], num_examples=200, context=20, generator=generator())
+    for offsets in seen[-2:]:  # both start where the longer one, of 14 tokens, fits
+        assert set(offsets.tolist()) == set(range(20 - 14 + 1))
 
 
 def test_lengths_that_do_not_fit() -> None:

@@ -200,7 +200,7 @@ def test_a_model_that_is_too_large_is_not_built(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_names_that_are_not_there() -> None:
-    with pytest.raises(InputError, match=r"no causal language model 'lama' .* did you mean 'llama'"):
+    with pytest.raises(InputError, match=r"no causal language model 'lama' .*did you mean 'llama'"):
         coverage.coverage(["llama", "lama"])
     with pytest.raises(InputError, match="no causal language model 'resnet'"):
         tiny_config("resnet")

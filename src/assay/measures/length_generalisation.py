@@ -42,14 +42,21 @@ def length_generalization_curve(
     (len(lengths),), float64.
 
     `model` as in `exact_match`, in eval mode, on the device of the generator. `context`: examples start anywhere in a
-    context of so many positions, and the model is called with their offsets, as it should be if it was trained so.
+    context of so many positions where the longest of `lengths` would fit, and the model is called with their offsets,
+    as it should be if it was trained so. Short examples do not start later: in training none may have.
     `num_examples`: for each length; the standard error of an EM is at most 0.5 / sqrt(num_examples).
     Raises `InputError` for lengths that the task does not have or that do not fit into the context.
 
     Source: Zhou et al. 2023 (arXiv 2310.16028): EM at lengths above those of training.
     """
-    shares = []
-    for length in lengths:
-        batch = task.sample(num_examples, min_length=length, max_length=length, context=context, generator=generator)
-        shares.append(exact_match(model, batch, offsets=context is not None).double().mean())
-    return torch.stack(shares)
+    batches = [
+        task.sample(num_examples, min_length=length, max_length=length, context=context, generator=generator)
+        for length in lengths
+    ]
+    if context is not None:
+        starts, device = context - max(batch.inputs.shape[1] for batch in batches) + 1, generator.device
+        batches = [
+            batch._replace(offsets=torch.randint(starts, (num_examples,), device=device, generator=generator))
+            for batch in batches
+        ]
+    return torch.stack([exact_match(model, one, offsets=context is not None).double().mean() for one in batches])
