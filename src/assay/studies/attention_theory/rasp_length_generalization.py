@@ -58,7 +58,7 @@ class RaspLengthGeneralization(Study):
             batch=64, lr=1e-4,
         ),
     }  # fmt: skip
-    seconds = {"smoke": 10, "laptop": 570, "paper": 500_000}
+    seconds = {"smoke": 10, "laptop": 590, "paper": 500_000}
 
     def units(self, config: Config) -> Iterator[Unit]:
         yield from grid(programs, task=[*TASKS, REPEATS], length=config.lengths, prompts=config.prompts)
